@@ -1,7 +1,8 @@
-"""Which files the initramfs needs, put together in a folder and tried there before it is used.
+"""Collecting the files for the initramfs in a folder, which is tested there before it is used.
 
-`applied` is where the plan comes from; `tracer` and `closure` find the Python modules,
-`elf` and `libraries` what those link to; `wipers` asks what the plan's wipers need; `tree` is
-the folder; `units` what systemd reads; `verification` runs the result in a chroot; `assembly`
-puts all of it in order. `generators` build images with it and `archive` reads them back.
+`applied` provides the plan; `tracer` and `closure` find the Python modules, `elf` and `libraries`
+the shared libraries; `wipers` collects the needs of the plan's wipers; `tree` is the folder;
+`units` writes the systemd units; `verification` runs the result in a chroot; `assembly` calls all
+of them.
+`generators` build images from the folder, and `archive` reads the images back.
 """

@@ -1,4 +1,4 @@
-"""Whether the images on this machine are the applied plan: an older one does not wipe."""
+"""Whether the images on this machine follow the applied plan: an older image does not wipe."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _REASON = contents.REASON.lstrip("/")
 
 
 def findings(root: Path) -> list[str]:
-    """A line for each image below *root* that does not follow the applied plan.
+    """A line for each image under *root* that does not follow the applied plan.
 
-    Empty if nothing was ever applied; what this user may not read is left out. Raises
-    ``Damaged`` if the applied plan is.
+    Empty if no plan is applied; images that this user cannot read are left out. Raises ``Damaged``
+    for a damaged plan.
     """
     plan = applied.load(root)
     if plan is None:

@@ -1,5 +1,5 @@
-"""Reading an initramfs image: one or several cpio archives, compressed or not, in a row; by
-itself or in a unified kernel image.
+"""Reading an initramfs image: a sequence of cpio archives, compressed or not, in a file of its own
+or in a unified kernel image.
 
 The format is the kernel's, Documentation/driver-api/early-userspace/buffer-format.rst.
 """
@@ -17,8 +17,9 @@ from ephemeroot.image import unified
 _NEWC = (b"070701", b"070702")
 _HEADER = 110
 _LAST = "TRAILER!!!"
+_REBUILD = "run 'ephemeroot apply'"
 
-# By the first bytes: the program that undoes it, which is there where the image was made.
+# By the first bytes: the decompressor, which is installed where the image was compressed.
 _PROGRAMS = (
     (b"\x1f\x8b", ("gzip", "-dc")),
     (b"\x28\xb5\x2f\xfd", ("zstd", "-dc")),
@@ -32,8 +33,8 @@ _PROGRAMS = (
 
 
 class Archive:
-    """What is in an image. ``names`` are all names without leading slash, ``files`` the
-    content of those that were asked for, ``links`` where symlinks lead.
+    """The content of an image. ``names`` are all names without leading slash, ``files`` the
+    content of the wanted files, ``links`` the targets of symlinks.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Archive:
 def read(path: Path, wanted: Callable[[str], bool]) -> Archive:
     """Read the image *path*, keeping the content of files whose name is *wanted*.
 
-    Raises ``Damaged`` if it is not an image that can be read, ``OSError``.
+    Raises ``Damaged`` if it is not a readable image, and ``OSError``.
     """
     archive = Archive()
     data = path.read_bytes()
@@ -63,7 +64,7 @@ def read(path: Path, wanted: Callable[[str], bool]) -> Archive:
             _members(rest, 0, archive, wanted, path)
             break
     if not archive.names:
-        raise Damaged(f"{path} is not an initramfs image that can be read")
+        raise Damaged(f"{path} is not an initramfs image that can be read", _REBUILD)
     return archive
 
 
@@ -77,12 +78,12 @@ def _unpacked(data: bytes, path: Path) -> bytes:
 def _members(
     data: bytes, position: int, archive: Archive, wanted: Callable[[str], bool], path: Path
 ) -> int:
-    """Read one archive; return where it ends."""
+    """Read one archive; return its end."""
     shared: dict[tuple[int, ...], list[str]] = {}
     while True:
         header = data[position : position + _HEADER]
         if header[:6] not in _NEWC or len(header) < _HEADER:
-            raise Damaged(f"{path} is damaged: no archive member at byte {position}")
+            raise Damaged(f"{path} is damaged: no archive member at byte {position}", _REBUILD)
         fields = [int(header[6 + 8 * n : 14 + 8 * n], 16) for n in range(13)]
         mode, links, size, length = fields[1], fields[4], fields[6], fields[11]
         start = position + _HEADER
@@ -99,7 +100,7 @@ def _members(
         elif stat.S_ISREG(mode):
             same = [name]
             if links > 1:
-                # Hard links: only the last one carries the content.
+                # Of hard links, only the last one has the content.
                 same = shared.setdefault((fields[0], *fields[7:9]), [])
                 same.append(name)
             for each in same:
@@ -112,16 +113,17 @@ def _aligned(position: int) -> int:
 
 
 def is_compressed(data: bytes) -> bool:
-    """Whether *data*, of the beginning at least, is compressed in a way that is known here."""
+    """Whether *data* starts like a known compressed format."""
     return data.startswith(tuple(magic for magic, _ in _PROGRAMS))
 
 
 def decompress(data: bytes, path: Path) -> bytes:
-    """What the compressed *data* of the file *path* decompresses to.
+    """The decompressed *data* of the file *path*.
 
-    Raises ``Damaged`` if it does not, ``EphemerootError`` if the program for it is missing.
+    Raises ``Damaged`` if it cannot be decompressed, and ``EphemerootError`` if the decompressor is
+    missing.
     """
-    import subprocess  # `check` and `status` often read no image
+    import subprocess  # imported here: `check` and `status` often read no image
 
     for magic, command in _PROGRAMS:
         if data.startswith(magic):
@@ -130,11 +132,11 @@ def decompress(data: bytes, path: Path) -> bytes:
             except FileNotFoundError:
                 raise EphemerootError(
                     f"cannot read back {path}: the program {command[0]} is not installed",
-                    "install it",
+                    f"install the package that contains {command[0]}",
                 ) from None
-            # What follows the compressed part (padding) is not a reason to complain.
+            # Padding after the compressed part makes some programs fail.
             if done.stdout:
                 return done.stdout
             said = done.stderr.decode(errors="replace").strip()
-            raise Damaged(f"{path} cannot be decompressed: {said}")
+            raise Damaged(f"cannot decompress {path}: {said}", _REBUILD)
     raise Damaged(f"{path} is not compressed in a known way, and is not an initramfs image")

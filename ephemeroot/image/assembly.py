@@ -1,4 +1,4 @@
-"""The whole of it: from the applied plan to a folder that the generators copy."""
+"""Assembling the files of an image from the applied plan, in a folder that the generators copy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ephemeroot.image.libraries import Libraries
 from ephemeroot.image.tree import FOLDER, Tree
 from ephemeroot.wipers.contract import Needs
 
-# Loaded only when a device must be waited for, and with a library that no import tells of.
+# Loaded only to wait for a device; its library is opened at run time, which no import shows.
 _WAITING = "ephemeroot.linux.udev:load"
 
 _BARE = 2  # as in the bundle
@@ -48,8 +48,8 @@ _UDEV_RULES = {"btrfs": "/usr/lib/udev/rules.d/64-btrfs.rules"}
 def put_together(top: Path, raw: bytes | None, target: Target, *, when: int = 0) -> Contents:
     """Fill the empty folder *top* with everything that the plan *raw* needs at boot in *target*.
 
-    Without a plan nothing is put there. If anything at all is wrong, only what says so is:
-    an image must have the whole or nothing, for half of it is a machine without data.
+    Without a plan the folder stays empty. After any error it has only a message for the console: an
+    image with half of the files could boot without the data.
     """
     if raw is None:
         return Contents(top)
@@ -64,7 +64,7 @@ def put_together(top: Path, raw: bytes | None, target: Target, *, when: int = 0)
 
 
 def inert(top: Path, reason: str, target: Target) -> Contents:
-    """Fill *top* with what says at boot that nothing is wiped, nothing persists, and why."""
+    """Fill *top* with a message for the console: nothing is wiped or persists, for *reason*."""
     contents = Contents(top)
     contents.reason = reason
     lines = (
@@ -124,9 +124,9 @@ def _armed(top: Path, raw: bytes, target: Target) -> Contents:
 
 
 def _needs_systemd(plan: Plan) -> str:
-    """Why a volume of *plan* asks for systemd in the initramfs; empty if none does."""
+    """Why a volume of *plan* needs systemd in the initramfs; empty if none does."""
     if any(volume.type == "zfs" for volume in plan.volumes()):
-        # OpenZFS's hooks for others import the pool in the very step that mounts the root.
+        # OpenZFS's hooks for other inits import the pool in the same step that mounts the root.
         return "a pool is imported only when the root is mounted, after the wipe"
     return ""
 
@@ -137,7 +137,7 @@ def _imports(plan: Plan, needs: list[Needs]) -> list[str]:
 
 
 def _add_python(tree: Tree, closure: Closure, raw: bytes) -> list[str]:
-    """The interpreter and the modules; returns the modules' names, for the verification."""
+    """Add the interpreter and the modules; return the names of the modules for the verification."""
     tree.copy(closure.program, why="interpreter")
     tree.place(str(closure.program)).chmod(0o755)
     usual = Path("/usr/bin/python3")
@@ -168,7 +168,7 @@ def _add_python(tree: Tree, closure: Closure, raw: bytes) -> list[str]:
     count = sum(closures.is_own(source.name) for source in bundled)
     why = f"boot code, {count} modules and {len(bundled) - count} of the standard library"
     tree.write(BUNDLE, bundle.pack(bundled, raw), why=why)
-    # What the interpreter looks for to find its library (CPython, Modules/getpath.py).
+    # CPython finds its library by this file (Modules/getpath.py).
     landmark = f"{closure.stdlib}/os.pyc"
     tree.compile(closure.stdlib / "os.py", landmark, why="landmark", optimize=_BARE)
     tree.folder(f"{closure.stdlib}/lib-dynload")
@@ -181,15 +181,15 @@ def _folder(module: str) -> str:
 
 
 def _add_programs(tree: Tree, closure: Closure, programs: list[Path]) -> None:
-    """The programs, and the libraries of everything."""
+    """Add the programs, and the libraries of all programs and modules."""
     for program in programs:
         tree.copy(program, why="program")
     extensions = [module.file for module in closure.modules if module.kind == "extension"]
     libraries = Libraries().needed_by([closure.program, *extensions, *programs])
     for library, needing in libraries.items():
         tree.copy(library, why=f"library, for {needing.name}")
-    # Loaded by a way that no ELF header tells of (dlopen): wanted anyway, by the name
-    # that the loader will be asked for and not by that of the file behind it.
+    # Libraries opened with dlopen are not in an ELF header. They are added under the name that the
+    # loader is asked for, not under that of the file behind a link.
     known = {path.resolve() for path in (closure.program, *extensions, *libraries)}
     for path in closure.mapped:
         if path.resolve() not in known and path.exists():
@@ -198,7 +198,7 @@ def _add_programs(tree: Tree, closure: Closure, programs: list[Path]) -> None:
 
 
 def _link_soname(tree: Tree, library: Path) -> None:
-    """A mapped file goes by its own name; who opens it asks for its soname."""
+    """Link the soname, by which a library is opened, to the mapped file."""
     facts = elf.read(library)
     if facts is not None and facts.soname not in ("", library.name):
         name = str(library.with_name(facts.soname))
@@ -216,7 +216,7 @@ def _add_entry(tree: Tree, raw: bytes, names: list[str], calls: list[str]) -> No
 
 
 def _add_rules(tree: Tree, volumes: list[MountVolume]) -> None:
-    """udev's rules without which a filesystem of several devices is not ready."""
+    """Add udev's rules that report a filesystem of several devices as ready."""
     for kind in {volume.type for volume in volumes}:
         rules = Path(_UDEV_RULES.get(kind, "/nonexistent"))
         if rules.exists():
@@ -230,8 +230,8 @@ def _settings(
     contents: Contents,
     target: Target,
 ) -> str:
-    """What `boot` must know when the interpreter does not start, and whoever reads the image
-    back (``hooks``), as shell assignments.
+    """The shell assignments that `boot` needs when the interpreter does not start, and that reading
+    the image back needs (``hooks``).
     """
     checked = [device.fsck for device in devices if device.check] if target.has_systemd else []
     values = {
@@ -239,7 +239,7 @@ def _settings(
         "python": str(closure.program),
         "libraries": ":".join(_unusual_folders(contents.tree)),
         "checks": " ".join(checked),
-        # Units check file systems and wait for devices; without them the stage has to.
+        # With systemd, units check file systems and wait for devices.
         "options": "" if target.has_systemd else "--check --wait",
         "layered": "yes" if is_layered(plan.root_wipe()) else "",
         "wipe": plan.on_failure["wipe"],
@@ -250,7 +250,7 @@ def _settings(
 
 
 def _unusual_folders(tree: Tree) -> list[str]:
-    """Folders of libraries that a loader without its cache does not search (ld.so(8))."""
+    """Library folders that a loader without a cache does not search (ld.so(8))."""
     usual = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"]
     folders = {os.path.dirname(name) for name, why in tree.why.items() if why.startswith("library")}
     loaders = {os.path.dirname(name) for name in _loaders(tree)}
@@ -258,21 +258,21 @@ def _unusual_folders(tree: Tree) -> list[str]:
 
 
 def _loaders(tree: Tree) -> list[str]:
-    """The dynamic loaders in *tree*; the folder of one is searched by itself."""
+    """The dynamic loaders in *tree*; a loader searches its own folder."""
     return [n for n in tree.why if os.path.basename(n).startswith(("ld-linux", "ld-musl", "ld64"))]
 
 
 def _program(name: str) -> Path:
     found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if found is None:
-        raise Broken(f"the program {name} is not installed", "install its package")
+        raise Broken(
+            f"the program {name} is not installed", f"install the package that contains {name}"
+        )
     return Path(found)
 
 
 def _checkers(volumes: list[MountVolume]) -> list[Path]:
-    """fsck and what it calls. A type without a checker of its own is mounted unchecked, as
-    systemd does it.
-    """
+    """fsck and its helpers. A type without a helper is mounted unchecked, as by systemd."""
     checked = {v.type for v in volumes if fsck.is_checked(v.type)}
     found = [shutil.which(f"fsck.{kind}", path="/usr/sbin:/sbin") for kind in sorted(checked)]
     programs = [Path(path) for path in found if path]
@@ -280,7 +280,7 @@ def _checkers(volumes: list[MountVolume]) -> list[Path]:
 
 
 def _reason(error: Exception) -> str:
-    """One line."""
+    """The error in one line."""
     if isinstance(error, Misconfigured):
         text = f"{error.message}; {error.hint}"
     elif isinstance(error, EphemerootError):

@@ -1,7 +1,7 @@
-"""The block devices that a plan's volumes are on, as far as this machine has them.
+"""The block devices of a plan's volumes, as far as this machine has them.
 
-dracut looks what is below a device (LUKS, LVM, MD), so that a host-only image can make it; but
-only below those that it is told of.
+In a host-only image, dracut includes everything under a device (LUKS, LVM, MD), but only for the
+devices that it is given.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _BTRFS = Path("/sys/fs/btrfs")
 
 
 def of(plan: Plan) -> list[str]:
-    """Their paths in /dev without links, all devices of a btrfs that is mounted among them.
+    """Their paths in /dev without links, with all devices of a mounted btrfs.
 
-    Raises ``Damaged`` for a plan that names none.
+    Raises ``Damaged`` for a plan with an invalid device.
     """
     found: list[str] = []
     for device in units.waited_for(plan):
@@ -31,7 +31,7 @@ def of(plan: Plan) -> list[str]:
 
 
 def _siblings(path: str) -> list[str]:
-    """The other devices of the btrfs on *path*: its name leads to one of them only."""
+    """The other devices of the btrfs on *path*."""
     try:
         uuid = devices.btrfs_uuid(path)
         names = paths.names(_BTRFS / uuid / "devices") if uuid else []

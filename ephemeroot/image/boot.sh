@@ -20,7 +20,7 @@ store=emergency
 # shellcheck source=/dev/null  # written by `ephemeroot image`
 [ -r "$folder/settings" ] && . "$folder/settings"
 
-# To the kernel's log and to the console.
+# Log to the kernel log and to the console.
 say() {
     { printf '<2>ephemeroot: %s\n' "$1" >> /dev/kmsg; } 2> /dev/null
     { printf 'ephemeroot: %s\r\n' "$1" >> /dev/console; } 2> /dev/null
@@ -34,7 +34,7 @@ is_off() {
     esac
 }
 
-# The last word takes effect, as everywhere on the kernel command line.
+# The last occurrence of a parameter takes precedence, as for the kernel's own.
 read_command_line() {
     everything=on wiping=on persistence=on override=
     [ -e /proc/vmcore ] && crash=on || crash=
@@ -53,7 +53,7 @@ read_command_line() {
     set +f
 }
 
-# Never returns success: the boot must not continue meanwhile.
+# Never returns success, so that the boot does not continue before the machine goes down.
 leave() {
     say "$1 in 10 seconds"
     sleep 10
@@ -63,8 +63,8 @@ leave() {
     exit 1
 }
 
-# follow KIND RESCUE: apply on-failure's policy for that kind of failure; a word on the command line
-# applies to every kind. RESCUE is a message for the shell.
+# follow KIND RESCUE: apply the on-failure policy for that kind of failure; ephemeroot.on-failure=
+# on the command line replaces all of them. RESCUE is printed before the emergency shell.
 follow() {
     case $1 in wipe) policy=$wipe ;; *) policy=$store ;; esac
     case $override in keep | continue | emergency | reboot | poweroff) policy=$override ;; esac
@@ -86,7 +86,7 @@ follow() {
     exit 1
 }
 
-# The stage has not decided; $1 is the reason.
+# The stage ended without applying a policy; $1 is the reason.
 decide() {
     say "$stage failed: $1"
     case $stage:$wiping:$persistence in
@@ -96,7 +96,7 @@ decide() {
     follow store "to boot without persistence, append ephemeroot=no to the kernel command line"
 }
 
-# A volume whose check has failed must not be mounted, so nothing may be wiped either.
+# A volume with a failed check must not be mounted, so nothing may be wiped either.
 require_checked() {
     case $stage:$wiping:$persistence in wipe:off:* | persist:*:off) return ;; esac
     for unit in $checks; do
@@ -120,14 +120,14 @@ esac
 
 read_command_line
 [ "$everything" = off ] && exit 0
-# Its root is the one that crashed, and its memory is small: no interpreter is started.
+# A crash kernel has the crashed system's root and little memory: the interpreter is not started.
 if [ -n "$crash" ]; then
     say "this is a crash kernel: nothing is wiped and nothing is bound"
     exit 0
 fi
 require_checked
 
-# The kernel drops lines beyond ten in five seconds; systemd turns that limit off, too.
+# The kernel drops lines beyond ten in five seconds; systemd also turns that limit off.
 rate=/proc/sys/kernel/printk_devkmsg
 { read -r limit < "$rate" && echo on > "$rate"; } 2> /dev/null
 [ -n "$libraries" ] && export LD_LIBRARY_PATH="$libraries"

@@ -1,4 +1,4 @@
-"""Why an image is inert."""
+"""The error that makes an image inert."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ephemeroot.errors import EphemerootError
 
 
 class Broken(EphemerootError):
-    """The initramfs's part of the program cannot be put together: make an inert image."""
+    """The files for the initramfs cannot be assembled, so the image becomes inert."""

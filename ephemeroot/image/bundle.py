@@ -1,7 +1,8 @@
-"""The boot code in one file: what the boot reads at once instead of a hundred small files.
+"""The boot code in one file, which the boot reads at once instead of a hundred small files.
 
-It has the modules of the program and those of the standard library. Modules of others stay files,
-because they may look for files beside themselves, and so do extension modules. ``entry`` reads it.
+It contains the modules of the program and of the standard library. Modules of other projects stay
+files, because they may look for files beside themselves, as do extension modules. ``entry`` reads
+the bundle.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ephemeroot.image.broken import Broken
 from ephemeroot.image.closure import is_own
 from ephemeroot.linux import documents
 
-# Without docstrings and assertions, as under `python3 -OO`: docstrings are a good part of the code.
+# Without docstrings and assertions, as with `python3 -OO`: docstrings are a large part of the code.
 _BARE = 2
 
 
@@ -35,7 +36,7 @@ class Source:
 
 
 def pack(sources: list[Source], plan: bytes) -> bytes:
-    """The bundle with *sources* and the valid *plan*: the same ones are the same bytes.
+    """The bundle with *sources* and the valid *plan*; equal input gives equal bytes.
 
     Raises ``Broken`` if a source cannot be compiled, ``OSError``.
     """
@@ -62,13 +63,13 @@ def byte_code(source: Source) -> bytes:
 
 
 def compiled(source: Source) -> bytes:
-    """The code of *source*, as marshal has it. Raises ``Broken``, ``OSError``."""
+    """The marshalled code of *source*. Raises ``Broken``, ``OSError``."""
     try:
         tree = ast.parse(source.source.read_bytes(), source.file)
         flags = _without_annotations(tree) if is_own(source.name) else 0
         code = compile(tree, source.file, "exec", flags, dont_inherit=True, optimize=_BARE)
     except (SyntaxError, ValueError) as error:
-        raise Broken(f"the module {source.name} cannot be compiled: {error}") from None
+        raise Broken(f"cannot compile the module {source.name}: {error}") from None
     return marshal.dumps(without_columns(code))
 
 
@@ -78,8 +79,8 @@ _FIRST, _ONLY_LINE, _NOTHING = 0x80, 13, 15
 
 
 def without_columns(code: CodeType) -> CodeType:
-    """The same *code* without the column of each instruction, which only underline what failed in
-    a traceback: a twelfth of the bytes.
+    """*code* without column numbers, which only underline the failed expression in a traceback: a
+    twelfth of the bytes.
     """
     table = bytearray()
     before = code.co_firstlineno
@@ -109,9 +110,10 @@ def _signed(number: int) -> bytes:
 
 
 def _without_annotations(tree: ast.Module) -> int:
-    """Remove from *tree* what only people and linters read; returns the flags for ``compile``.
+    """Remove annotations from *tree*; returns the flags for ``compile``.
 
-    Annotations would be stored at each start. The module ``__future__`` is imported by name.
+    Annotations would be evaluated and stored at each start. The import of ``__future__`` goes, too:
+    it would need that module at boot.
     """
     _Bare().visit(tree)
     return __future__.annotations.compiler_flag

@@ -1,9 +1,8 @@
-"""Which Python modules the boot code loads for a plan, found by loading them.
+"""The Python modules that the boot code loads for a plan, found by loading them.
 
-The closure is computed by running the imports, not by guessing. A child (`tracer`)
-does that in a bare interpreter; here the functions of our own modules are searched for the
-imports that only happen when they are called, and the child runs again until nothing new
-turns up.
+A child process (`tracer`) runs the imports in a bare interpreter. This module searches functions of
+Ephemeroot's own modules for imports that only happen in a call, and the child runs again until
+there is no new module.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ ENTRY = "ephemeroot.hooks.__main__"
 
 
 ON_DEMAND = frozenset(("ephemeroot.linux.network",))
-"""Modules of Ephemeroot's that bring much and are packed only if the plan asks for them."""
+"""Large modules of Ephemeroot's that are packed only if the plan needs them."""
 
 
-# Where a statement holds others (Python's grammar, the ast module's manual).
+# The fields of a statement that contain statements (Python's grammar, the ast module's manual).
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module that must be a file: ``kind`` is ``source`` or ``extension``."""
+    """A module that the image needs as a file: ``kind`` is ``source`` or ``extension``."""
 
     name: str
     kind: str
@@ -48,11 +47,11 @@ class Module:
 
 @dataclass(frozen=True)
 class Closure:
-    """What the boot code needs of this Python.
+    """The parts of this Python installation that the boot code needs.
 
-    ``program`` is the interpreter (not a virtual environment's link to it), ``stdlib`` its
-    library's folder, ``mapped`` the shared objects that were loaded by whatever way, ``start`` the
-    modules that the interpreter itself imports before it runs anything.
+    ``program`` is the interpreter (not a virtual environment's link to it), ``stdlib`` the folder
+    of its library, ``mapped`` all loaded shared objects, ``start`` the modules that the interpreter
+    imports at its start.
     """
 
     program: Path
@@ -63,18 +62,16 @@ class Closure:
     start: frozenset[str]
 
     def is_standard(self, module: Module) -> bool:
-        """Whether *module* belongs to the interpreter and not to us or a library of
-        Ephemeroot's.
-        """
+        """Whether *module* belongs to the interpreter, not to Ephemeroot or another project."""
         below = module.file.is_relative_to(self.stdlib)
         return below and not {"site-packages", "dist-packages"} & set(module.file.parts)
 
 
 def trace(imports: list[str], calls: list[str] | None = None) -> Closure:
-    """The closure of the boot's entry, of the modules *imports* and of what calling the
-    functions *calls* (``module:function``) loads.
+    """The closure of the boot's entry point, of the modules *imports*, and of calls of the
+    functions *calls* (``module:function``).
 
-    Raises ``Broken`` with the interpreter's own words if something cannot be imported.
+    Raises ``Broken`` with the interpreter's message if an import fails.
     """
     wanted = [ENTRY, *imports]
     attempts: list[str] = []
@@ -100,8 +97,7 @@ def _run(imports: list[str], attempts: list[str], calls: list[str]) -> dict[str,
         words += ["try", name]
     for name in calls:
         words += ["call", name]
-    # As bare as the boot will be: no locale, no variables of Python's, no site-packages of
-    # its own.
+    # As bare as in the boot: without a locale, Python's variables and site-packages.
     done = subprocess.run(
         [interpreter(), "-I", "-S", "-B", tracer.__file__, *words],
         capture_output=True,
@@ -114,7 +110,7 @@ def _run(imports: list[str], attempts: list[str], calls: list[str]) -> dict[str,
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         raise Broken(
-            f"the boot code cannot be loaded: {said[-1] if said else f'exit {done.returncode}'}",
+            f"cannot load the boot code: {said[-1] if said else f'exit {done.returncode}'}",
             "repair the installation of ephemeroot or of the library named",
         )
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -122,13 +118,13 @@ def _run(imports: list[str], attempts: list[str], calls: list[str]) -> dict[str,
 
 
 def interpreter() -> Path:
-    """The interpreter behind ours: a virtual environment's is a link that finds nothing alone."""
+    """The interpreter behind a virtual environment's link, which does not work outside of it."""
     return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
 
 
 def search_path() -> list[Path]:
-    """Where our own package and the libraries are: this process's path without the standard
-    library's part, which the bare interpreter knows better.
+    """The folders of Ephemeroot's package and of other libraries: this process's path without the
+    standard library, which the bare interpreter finds by itself.
     """
     own = [Path(folder).parent for folder in ephemeroot.__path__]
     entries = [Path(entry) for entry in sys.path if entry and Path(entry).is_absolute()]
@@ -147,7 +143,7 @@ def _closure(answer: dict[str, Any]) -> Closure:
         if found["kind"] in ("built-in", "frozen"):
             continue
         if found["kind"] not in ("source", "extension"):
-            raise Broken(f"the module {name} is loaded by a {found['kind']}: cannot be packed")
+            raise Broken(f"cannot pack the module {name}: it is loaded by a {found['kind']}")
         files.append(Module(name, found["kind"], Path(found["file"]), found["package"]))
     return Closure(
         program=interpreter(),
@@ -160,10 +156,8 @@ def _closure(answer: dict[str, Any]) -> Closure:
 
 
 def _lazy_imports(modules: Iterable[Module]) -> set[str]:
-    """What functions of our own modules import when they are called.
-
-    Ours and the standard library's; a third party's library is in the image only if the
-    wiper that uses it says so (``Needs.python``).
+    """Modules of Ephemeroot and of the standard library that functions of our modules import when
+    they are called. A wiper declares other projects' libraries itself (``Needs.python``).
     """
     found: set[str] = set()
     for module in modules:
@@ -179,7 +173,7 @@ def is_own(name: str) -> bool:
 
 
 def _imported(tree: ast.Module) -> set[str]:
-    """The names that the functions of a module import. Only statements are looked at: expressions,
+    """The names that the functions of a module import. Only statements are searched: expressions,
     nine tenths of a tree, cannot import.
     """
     names: set[str] = set()
@@ -190,8 +184,8 @@ def _imported(tree: ast.Module) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and called and node.module and node.level == 0:
             names.add(node.module)
-            # `from package import name`: the name may be a module of the package. Tried,
-            # and no loss if it is none.
+            # `from package import name`: the name may be a module; if it is not, the import is
+            # ignored.
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         called = called or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for block in _BLOCKS:

@@ -1,4 +1,4 @@
-"""What an image gets: a folder that the generators copy, and what they add by themselves."""
+"""The contents of an image: a folder that the generators copy, and additions by the generators."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ REASON = f"{FOLDER}/inert"
 SETTINGS = f"{FOLDER}/settings"
 MODULES = f"{FOLDER}/kernel-modules"
 DEVICES = f"{FOLDER}/devices"
-"""What a generator's loop waits for: a line with seconds and a path for each device."""
+"""The devices that a generator's loop waits for: a line with seconds and path for each."""
 
 MOUNTS_ROOT = f"{FOLDER}/mounts-root"
-"""Present if the wiper mounts the root and the generator's own init must leave that to it."""
+"""Present if the wiper mounts the root, so that the generator's init must not."""
 
 
 @dataclass(frozen=True)
 class Script:
     """A script of Ephemeroot's that the generator's module adds when it reads ``line``. Its name in
-    the image ends in ``end``; ``title`` is for people.
+    the image ends in ``end``; messages call it ``title``.
     """
 
     line: str
@@ -33,11 +33,11 @@ class Script:
 
 
 class Contents:
-    """What the generators copy and add: ``tree``, the kernel modules ``modules``,
-    ``waits``, what the initramfs waits for (paths in /dev with seconds, 0 is for ever), and
-    ``scripts``, for an init of the generator's own.
+    """The contents of one image: the files in ``tree``, the kernel modules ``modules``, the devices
+    in ``waits`` (paths in /dev with a timeout in seconds, 0 for no timeout), and the ``scripts``
+    for an init of the generator's own.
 
-    ``reason`` is why the image is inert, or ``None``; ``armed`` whether it wipes.
+    ``reason`` is why the image is inert, or ``None``; ``armed``: the image wipes.
     """
 
     __slots__ = ("armed", "modules", "reason", "scripts", "tree", "waits")
@@ -51,7 +51,7 @@ class Contents:
         self.armed = False
 
     def lines(self) -> list[str]:
-        """What every generator's module reads, a line each with tabs between: ``copy SOURCE
+        """The lines that every generator's module reads, with tabs between words: ``copy SOURCE
         DESTINATION``, ``link TARGET NAME``, ``folder NAME``, ``module NAME`` (a kernel module).
         """
         lines = [self._line(path) for path in self.tree.files()]

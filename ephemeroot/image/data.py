@@ -1,4 +1,4 @@
-"""The files that come with this program and are no Python: units, generators' modules, ``boot``."""
+"""The data files of this program: units, modules of the generators, ``boot``."""
 
 from __future__ import annotations
 

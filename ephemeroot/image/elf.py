@@ -1,4 +1,4 @@
-"""What an ELF file says about what it needs (elf(5), ld.so(8))."""
+"""The dependencies that an ELF file declares (elf(5), ld.so(8))."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 0, 1, 5, 
 
 @dataclass(frozen=True)
 class Elf:
-    """``machine`` is the header's class and machine, equal for files that fit together.
+    """The header of an ELF file. ``machine`` is its class and machine, equal for compatible files.
 
-    ``interpreter`` is the loader's path, ``needed`` the names of libraries, ``search`` the
-    folders the file itself names (RUNPATH, else RPATH), with ``$ORIGIN`` filled in,
-    ``soname`` the name that others ask for it by, or empty.
+    ``interpreter`` is the loader's path, ``needed`` the names of libraries, ``search`` the folders
+    in the file (RUNPATH, else RPATH) with ``$ORIGIN`` replaced, ``soname`` the name by which others
+    load the file, or empty.
     """
 
     machine: tuple[int, int]
@@ -30,7 +30,7 @@ class Elf:
 
 
 def read(path: Path) -> Elf | None:
-    """What *path* says, or ``None`` if it is no ELF file. Raises ``OSError``."""
+    """The header of *path*; ``None`` if it is not an ELF file. Raises ``OSError``."""
     data = path.read_bytes()
     if data[:4] != _MAGIC or len(data) < 64:
         return None
@@ -91,7 +91,7 @@ def _dynamic(section: bytes, wide: bool, order: str) -> list[tuple[int, int]]:
 def _strings(
     data: bytes, segments: list[tuple[int, int, int, int]], tags: list[tuple[int, int]]
 ) -> bytes:
-    """The string table, from where its address is in the file."""
+    """The string table, found by its address."""
     for tag, address in tags:
         if tag != _DT_STRTAB:
             continue

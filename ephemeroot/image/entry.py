@@ -1,15 +1,15 @@
-"""What ``boot`` runs in the initramfs, and the only file that is run by its path.
+"""The program that ``boot`` runs in the initramfs, the only module that is run by its path.
 
-    boot.pyc wipe|persist …     the stage, see ephemeroot.hooks
-    boot.pyc verify             load everything that was packed, and the plan; say so
+    boot.pyc wipe|persist …     run the stage, see ephemeroot.hooks
+    boot.pyc verify             load all packed modules and the plan, and print a confirmation
 
-The program and what it needs of the standard library are in one file beside this one, the bundle
-(``bundle`` writes it). It is read once, and its checksum is compared before anything in it runs.
-Libraries of others and extension modules are files below this folder.
+The program and the modules of the standard library that it needs are in one file beside this one,
+the bundle (``bundle`` writes it). It is read once, and its checksum is verified before any of its
+code runs. Other projects' libraries and extension modules are files in this folder.
 
-All modules of the program are there from the start, and the code of each runs when an attribute of
-it is first asked for: a boot runs only what its plan needs, and does without the import system,
-which takes as long as the code.
+All modules of the program exist from the start, and the code of each runs at the first access to
+one of its attributes. So a boot runs only the code that its plan needs, and does without the import
+system, which takes as long as the code.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ else:
 FOLDER = __file__.rpartition("/")[0]
 
 NAME = "bundle"
-"""The bundle's file name. The file is ``MAGIC``, three numbers of 4 bytes (little endian: the
-interpreter's for its byte code, the CRC-32 of all that follows it, the index's length), the index,
-and the code, these two as marshal has them.
+"""The bundle's file name. The file is ``MAGIC``, three numbers of 4 bytes (little endian: the magic
+number of the interpreter's byte code, the CRC-32 of everything after it, the length of the index),
+the index, and the code, both marshalled.
 """
 
 OWN = "ephemeroot"
-"""The package whose modules are there from the start."""
+"""The package whose modules exist from the start."""
 
 MAGIC = b"ephemeroot bundle 1\n"
 _CHECKED = len(MAGIC) + 8
@@ -45,11 +45,11 @@ _INDEX = len(MAGIC) + 12
 
 POSITIVE = "ephemeroot-verified"
 BUG = 70
-"""As in ephemeroot.hooks.__main__, which cannot be asked when it cannot be imported."""
+"""The exit status of ephemeroot.hooks.__main__, which may not be importable."""
 
 
 class BundleError(Exception):
-    """The bundle cannot be used: it is damaged, or of another interpreter."""
+    """The bundle cannot be used: it is damaged, or for another interpreter."""
 
 
 class Waiting(ModuleType):
@@ -60,7 +60,7 @@ class Waiting(ModuleType):
         bundle: Bundle = self.__dict__["__loader__"]
         self.__class__ = ModuleType  # type: ignore[assignment]  # as importlib.util.LazyLoader does
         try:
-            exec(bundle.get_code(self.__name__), self.__dict__)  # what importing is
+            exec(bundle.get_code(self.__name__), self.__dict__)  # as an import does
         except BaseException:
             self.__class__ = Waiting
             raise
@@ -70,8 +70,8 @@ class Waiting(ModuleType):
 class Bundle:
     """Finds and loads the modules of a bundle (``importlib.abc.MetaPathFinder`` and ``Loader``).
 
-    ``index`` maps the name of each module to its file's name, whether it is a package, and where
-    its code starts and ends. Raises ``BundleError``.
+    ``index`` maps the name of each module to the name of its file, whether it is a package, and the
+    start and end of its code. Raises ``BundleError``.
     """
 
     __slots__ = ("_code", "_plan", "index")
@@ -79,7 +79,7 @@ class Bundle:
     def __init__(self, data: bytes) -> None:
         require_sound(data)
         if data[len(MAGIC) : len(MAGIC) + 4] != MAGIC_NUMBER:
-            raise BundleError("another version of Python has made it")
+            raise BundleError("it was made for another version of Python")
         code = _INDEX + int.from_bytes(data[_CHECKED:_INDEX], "little")
         self.index: dict[str, tuple[str, bool, int, int]]
         self._plan: tuple[bytes, int, int]
@@ -87,18 +87,18 @@ class Bundle:
         self._code = memoryview(data)[code:]
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """What the import system needs to know of the module *name*; ``None`` for all others."""
+        """The import system's description of the module *name*; ``None`` if it is not here."""
         if name not in self.index:
             return None
         file, package, _, _ = self.index[name]
         spec = ModuleSpec(name, self, origin=file, is_package=package)  # type: ignore[arg-type]
         if package:
-            # Extension modules of the package are files there.
+            # Extension modules of the package are files in that folder.
             spec.submodule_search_locations = [file.rpartition("/")[0]]
         return spec
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """The interpreter makes the module as usual."""
+        """Have the interpreter create the module."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's code in it."""
@@ -107,7 +107,7 @@ class Bundle:
         exec(self.get_code(name), module.__dict__)
 
     def add_own(self) -> None:
-        """Have all modules of the program, without running any."""
+        """Create all modules of the program, without running their code."""
         found: dict[str, ModuleType] = {}
         for name, (file, package, _, _) in self.index.items():  # sorted: a package comes first
             above, _, last = name.rpartition(".")
@@ -125,7 +125,7 @@ class Bundle:
         sys.modules.update(found)
 
     def plan(self, raw: bytes) -> dict[str, object] | None:
-        """The document in *raw* if that is the plan of the bundle, which was validated when the
+        """The document in *raw* if it is the plan of the bundle, which was validated when the
         bundle was made; else ``None``.
         """
         packed, start, end = self._plan
@@ -142,7 +142,7 @@ class Bundle:
 
 
 def require_sound(data: bytes) -> None:
-    """Raise ``BundleError`` unless *data* is a whole bundle, of whatever interpreter."""
+    """Raise ``BundleError`` unless *data* is a whole bundle, for any interpreter."""
     if data[: len(MAGIC)] != MAGIC:
         raise BundleError("it is not a bundle of this version")
     if checksum(memoryview(data)[_CHECKED:]) != data[_CHECKED - 4 : _CHECKED]:
@@ -155,13 +155,13 @@ def checksum(content: bytes | memoryview) -> bytes:
 
 
 def identity(raw: bytes) -> bytes:
-    """What tells one plan from another, 12 bytes."""
+    """An identifier of the plan *raw*, 12 bytes."""
     return len(raw).to_bytes(8, "little") + checksum(raw)
 
 
 def load(folder: str = FOLDER) -> Bundle:
-    """Make the modules of the bundle in *folder* importable, before all others, and the files below
-    it after them. Raises ``BundleError``, ``OSError``.
+    """Make the modules of the bundle in *folder* importable before all others, and the files in
+    *folder* after them. Raises ``BundleError``, ``OSError``.
     """
     with open(f"{folder}/{NAME}", "rb", 0) as file:
         bundle = Bundle(file.read())
@@ -172,9 +172,9 @@ def load(folder: str = FOLDER) -> Bundle:
 
 
 def verify(bundle: Bundle) -> int:
-    """Import every packed module, load the plan and its wipers, and print a positive word.
+    """Import every packed module, load the plan and its wipers, and print ``POSITIVE``.
 
-    A word, not an exit status: a program that never ran has none of either.
+    The word proves that the program ran, unlike an exit status of 0.
     """
     with open(f"{FOLDER}/exercise", encoding="utf-8") as lines:
         calls = lines.read().split()
@@ -183,7 +183,8 @@ def verify(bundle: Bundle) -> int:
     if "pyudev" in names:
         from ephemeroot.linux import udev
 
-        udev.load()  # it cannot be imported in any other way here
+        udev.load()  # pyudev cannot be imported in any other way here
+    # Before the imports: some libraries can be imported only after such a call.
     # First: some libraries can only be imported by whoever knows where their own ones are.
     for call in calls:
         module, _, function = call.partition(":")
@@ -191,14 +192,14 @@ def verify(bundle: Bundle) -> int:
         getattr(sys.modules[module], function)()
     for name in [*bundle.index, *names]:
         __import__(name)
-        hasattr(sys.modules[name], "")  # one that waits is run by that
+        hasattr(sys.modules[name], "")  # runs the code of a ``Waiting`` module
     from ephemeroot.hooks import plan as plans
 
     with open(f"{FOLDER}/plan.json", "rb") as file:
         raw = file.read()
     plan = plans.parse(raw, f"{FOLDER}/plan.json")
     if plans.load(f"{FOLDER}/plan.json", bundle.plan).dump() != raw:
-        raise BundleError("it has another plan than the image")
+        raise BundleError("its plan differs from the image's plan")
     for wipe in plan.wipes():
         wipe.load()
     sys.stdout.write(f"{POSITIVE} {len(names)} {plan.generation}\n")
@@ -221,20 +222,20 @@ def main(arguments: list[str]) -> int:
         from ephemeroot.hooks.__main__ import main as stage
 
         return stage(arguments, bundle.plan)
-    except Exception:  # noqa: BLE001  # half a closure: the policy in the image decides
+    except Exception:  # noqa: BLE001  # an incomplete image: the policy in `boot` decides
         sys.excepthook(*sys.exc_info())
         return BUG
 
 
 if __name__ == "__main__":
-    # Everything that a stage loads is in use until its end, so a search for garbage costs time and
-    # frees no memory. The garbage of a large tree is still collected.
+    # All objects of a stage are in use until its end, so a garbage collection costs time and frees
+    # no memory. The garbage of a large tree is still collected.
     gc.set_threshold(100_000)
     status = main(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (AttributeError, OSError):  # it was closed from the start, or its reader has gone
+        except (AttributeError, OSError):  # closed from the start, or without a reader
             continue
-    # The interpreter is not taken apart first: that takes longer than most operations.
+    # Without finalising the interpreter, which takes longer than most operations.
     _exit(status)

@@ -1,4 +1,4 @@
-"""What ``ephemeroot setup`` puts into a system: files and links, and the system's own units."""
+"""The files that ``ephemeroot setup`` installs: files, links, and units of the running system."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from ephemeroot.image import data, units
 
 PROGRAM = "/usr/bin/ephemeroot"
-"""The program that the installed files call, before it is replaced by another."""
+"""The path in the installed files, which ``setup`` replaces by that of the program."""
 
-# Of the real system, with what wants them; the initramfs's are put into images by
-# `ephemeroot image`.
+# Units of the running system, with the units that want them; `ephemeroot image` adds those of the
+# initramfs to images.
 _SYSTEM_UNITS = {
     "ephemeroot-boot-complete.service": "multi-user.target",
     "ephemeroot-prune.service": "multi-user.target",
@@ -21,7 +21,7 @@ _SYSTEM_UNITS = {
     "ephemeroot-copy-again.service": "multi-user.target",
     "ephemeroot-copy-last.service": "sysinit.target",
     "ephemeroot-leave.service": "sysinit.target",
-    # For the administrator to enable.
+    # Enabled by the administrator.
     "ephemeroot-unsaved.service": "",
     "ephemeroot-unsaved.timer": "",
     "ephemeroot-unsaved-shutdown.service": "",
@@ -42,17 +42,17 @@ class Item:
     target: str | None = None
 
     def exists(self, root: Path) -> bool:
-        """Whether something has that name below *root*."""
+        """Whether a file of that name exists under *root*."""
         return os.path.lexists(self.place(root))
 
     def place(self, root: Path) -> Path:
-        """Where it is below *root*."""
+        """Its path under *root*."""
         return root / self.name.lstrip("/")
 
 
 def for_module(folder: str, program: str) -> list[Item]:
-    """What every generator's module has in its own *folder*: the script ``boot`` and the unit
-    with which an image says that there was no *program*, and a link to that.
+    """The files in the *folder* of every generator's module: the script ``boot``, the unit by which
+    an image reports that *program* is missing, and a link to *program*.
     """
     inert = data.folder("systemd") / units.INERT
     return [
@@ -63,7 +63,9 @@ def for_module(folder: str, program: str) -> list[Item]:
 
 
 def system_units(program: str) -> list[Item]:
-    """The units of the real system, calling *program*, and what wants them."""
+    """The units of the running system, which call *program*, and links in the units that want
+    them.
+    """
     installed = []
     for name, target in _SYSTEM_UNITS.items():
         text = data.unit(name).replace(PROGRAM, program)
@@ -71,7 +73,7 @@ def system_units(program: str) -> list[Item]:
         if target:
             link = f"{units.FOLDER}/{target}.wants/{name}"
             installed.append(Item(link, target=f"../{name}"))
-    # Nothing wants it: that is for each user to say, or for the administrator.
+    # Not enabled: each user or the administrator decides.
     text = data.unit(f"user/{_USERS_UNIT}").replace(PROGRAM, program)
     installed.append(Item(f"/usr/lib/systemd/user/{_USERS_UNIT}", text.encode()))
     return installed

@@ -1,4 +1,4 @@
-"""Which release a kernel file is, read from the kernel itself and never from its name.
+"""The release of a kernel file, read from the kernel itself and not from its name.
 
 Known formats: the x86 boot protocol (Documentation/arch/x86/boot.rst), unified kernel images
 (UAPI.5: ``.uname``, else the kernel in ``.linux``), EFI zboot (drivers/firmware/efi/libstub,
@@ -21,8 +21,8 @@ from ephemeroot.image import archive
 
 _BANNER = re.compile(rb"Linux version (\d+\.\d[0-9A-Za-z.+_~-]*) ")
 _RELEASE = re.compile(r"\d+\.\d[0-9A-Za-z.+_~-]*")
-# Kernels as distributions, kernel-install(8) and genkernel call them; initramfs images are
-# compressed as some kernels are, and only the name tells them apart.
+# Names of kernels by distributions, kernel-install(8) and genkernel. Initramfs images are
+# compressed like some kernels, and only the name distinguishes them.
 _KERNEL_NAME = re.compile(
     r"(vmlinu[xz]|(b?z|u|)image|kernel)([-._].*)?|kernel\w*\.img|linux([-._]?\d.*|\.efi)?",
     re.IGNORECASE,
@@ -35,7 +35,7 @@ _ZBOOT = b"zimg"
 _BEGINNING = 0x1000
 _LONGEST = 256
 _SMALLEST = 0x4000
-"""No kernel is smaller; what is has nothing in it that could be booted."""
+"""No kernel is smaller than this."""
 _LARGEST = 512 << 20
 _TRIES = 32
 
@@ -55,7 +55,7 @@ def read(path: Path) -> str | None:
 
 
 def is_named_like_a_kernel(path: Path) -> bool:
-    """Whether the file is called what kernels are called, or is instead of unified images."""
+    """Whether the file has the name of a kernel, or is in a directory of unified images."""
     name = path.name
     if _NOT_A_KERNEL.fullmatch(name):
         return False
@@ -85,27 +85,27 @@ class _Image:
         return self._banner()
 
     def _x86(self, head: bytes) -> str | None:
-        """The header points to a text that begins with the release. Memory tests, PXE programs
-        and others that are loaded like Linux have another text there, or none.
+        """The release at the start of the text that the header points to. Memory tests, PXE
+        programs and others that use the same protocol have another text, or none.
         """
         (pointer,) = struct.unpack_from("<H", head.ljust(0x210, b"\0"), 0x20E)
         if pointer == 0:
             return None
         text = self._read(0x200 + pointer, _LONGEST)
         if not text:
-            raise self._damaged("it ends before the text that names its release")
+            raise self._damaged("it ends before the text with its release")
         found = _RELEASE.match(text.partition(b"\0")[0].decode("ascii", "replace"))
         return found[0] if found else None
 
     def _program(self, head: bytes) -> str | None:
-        """A program for UEFI: a unified image, a kernel that decompresses itself or can be
-        started like one (arm64, riscv), or none of these.
+        """The release of a UEFI program: a unified image, a kernel that decompresses itself or that
+        UEFI can start (arm64, riscv); ``None`` for other programs.
         """
         if head[4:8] == _ZBOOT:
             start, size = struct.unpack_from("<II", head, 8)
             payload = self._read(start, size)
             if len(payload) != size or not size:
-                raise self._damaged("it is shorter than its header says")
+                raise self._damaged("it is shorter than its header declares")
             if not archive.is_compressed(payload):
                 return self._found(payload)
             return self._found(archive.decompress(payload, self.path))
@@ -144,7 +144,7 @@ class _Image:
         return found
 
     def _banner(self) -> str:
-        """The release in the kernel's banner, of an image that is or has a kernel in it."""
+        """The release in the kernel's banner, in an image that is or contains a kernel."""
         if self.size > _LARGEST:
             raise self._damaged(f"it is larger than {amounts.size(_LARGEST)}")
         data = self._read(0, self.size)
@@ -155,13 +155,14 @@ class _Image:
             try:
                 return self._found(archive.decompress(data[position:], self.path))
             except EphemerootError:
-                continue  # these bytes were something else
+                continue  # not compressed data
+        raise self._damaged("its format is unknown, or it lacks the kernel's banner")
         raise self._damaged("its format is not known, or there is no banner in it")
 
     def _found(self, data: bytes) -> str:
         found = _BANNER.search(data)
         if found is None:
-            raise self._damaged("there is no banner of a kernel in it")
+            raise self._damaged("it lacks the kernel's banner")
         return found[1].decode("ascii")
 
     def _read(self, offset: int, size: int) -> bytes:
@@ -178,13 +179,13 @@ class _Image:
 
     def _damaged(self, reason: str) -> Damaged:
         return Damaged(
-            f"cannot read which kernel {self.path} is: {reason}",
-            f"'file {self.path}' shows what it is: install that kernel again, or remove the file",
+            f"cannot read the kernel release of {self.path}: {reason}",
+            f"run 'file {self.path}'; reinstall that kernel, or remove the file",
         )
 
 
 def _compressed(data: bytes) -> Iterator[int]:
-    """Where something compressed may begin in *data*: at its start, or behind a decompressor."""
+    """Offsets where compressed data may start in *data*: at its start, or after a decompressor."""
     magics = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", b"\x02\x21\x4c\x18", b"BZh")
     pattern = re.compile(b"|".join(re.escape(magic) for magic in magics))
     return (match.start() for match in islice(pattern.finditer(data), _TRIES))

@@ -1,4 +1,4 @@
-"""Which kernel modules the plan needs in an image, and which only some kernels have."""
+"""Kernel modules that the plan needs in an image, and optional ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPTIONAL = {
 
 
 def needed(plan: Plan, volumes: Iterable[MountVolume], needs: Iterable[Needs]) -> list[str]:
-    """Without these, compiled in or loaded, the stages fail: the image is verified for them."""
+    """Modules without which the stages fail, unless built in. The image is verified for them."""
     names = {name for need in needs for name in need.kernel_modules}
     if any(isinstance(operation, Overlay) for operation in plan.persist):
         names.add("overlay")
@@ -38,5 +38,5 @@ def needed(plan: Plan, volumes: Iterable[MountVolume], needs: Iterable[Needs]) -
 
 
 def optional(volumes: Iterable[MountVolume]) -> set[str]:
-    """These are taken along where the kernel has them as modules."""
+    """Modules that are added if the kernel has them."""
     return {name for volume in volumes for name in _OPTIONAL.get(volume.type, ())}

@@ -1,7 +1,7 @@
 """The shared libraries that programs and extension modules need, and where they are.
 
-dracut before 110 resolves them only for files with the executable bit, and extension
-modules have none; mkinitcpio does for what it is told to. So it is done here.
+dracut before 110 resolves them only for files with the executable bit, which extension modules
+lack; mkinitcpio only for files that it is given. So this module does it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Libraries:
         """All libraries that *files* need, directly or not, and their loader; each with a file
         that needs it.
 
-        The names are those under which the loader will look for them (``libc.so.6``).
-        Raises ``Broken`` naming a library that is nowhere, and who needs it.
+        The names are those that the loader uses (``libc.so.6``). Raises ``Broken`` with the name of
+        a missing library and the file that needs it.
         """
         found: dict[str, Path] = {}
         needing: dict[Path, Path] = {}
@@ -61,12 +61,12 @@ class Libraries:
                     return candidate
         raise Broken(
             f"the library {name} that {needing} needs is not installed",
-            "install its package",
+            f"install the package that contains {name}",
         )
 
 
 def _linker_cache() -> dict[str, list[Path]]:
-    """ldconfig's list: name to paths. Empty where there is no glibc, as on musl."""
+    """ldconfig's list: name to paths. Empty without glibc, as on musl."""
     program = shutil.which("ldconfig", path="/usr/sbin:/sbin:/usr/bin")
     if program is None:
         return {}

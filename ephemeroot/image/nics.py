@@ -1,4 +1,4 @@
-"""What an image needs for volumes on the network, beside the generator's own network modules."""
+"""Requirements of network volumes in an image, beyond the generator's own network modules."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PYTHON = ["ephemeroot.linux.network", "pyroute2"]
 EXERCISE = ["ephemeroot.linux.network:exercise"]
 
 CIPHERS = ("cmac", "hmac", "sha512", "aes", "ccm", "gcm", "ecb", "md5", "nls_utf8")
-"""What SMB signs and encrypts with; which of them are modules depends on the kernel."""
+"""Ciphers of SMB; which of them are modules depends on the kernel."""
 
 _DRIVERS = "/sys/class/net"
 
-# Whatever sets the network up: behind it, waiting is short. None of them is required, for
-# the stage waits by itself, and knows when to stop.
+# Units that set up the network: after them, waiting is short. They are ordered but not required,
+# because the stage itself waits, with a timeout.
 _SETS_UP = (
     "network.target", "network-online.target", "systemd-networkd.service", "nm-initrd.service",
     "nm-wait-online-initrd.service",
@@ -30,7 +30,7 @@ _SETS_UP = (
 
 
 def of_volume(volume: MountVolume) -> list[str]:
-    """The kernel module that a network volume needs beside that of its type."""
+    """The kernel module that a network volume needs in addition to that of its type."""
     if volume.type not in ("nfs", "nfs4"):
         return []
     versions = (fstab.option(volume.options, key) for key in ("vers", "nfsvers"))
@@ -39,7 +39,7 @@ def of_volume(volume: MountVolume) -> list[str]:
 
 
 def drivers(folder: str = _DRIVERS) -> list[str]:
-    """The drivers of the interfaces that this machine has now, as far as they are modules."""
+    """The driver modules of the network interfaces of this machine."""
     found = set()
     for interface in Path(folder).glob("*"):
         module = interface / "device/driver/module"
@@ -54,11 +54,11 @@ def is_needed(plan: Plan) -> bool:
 
 
 def is_static(plan: Plan) -> bool:
-    """Whether the stage sets the network up itself, by ``[network]``."""
+    """Whether the stage itself sets up the network, by ``[network]``."""
     return any(isinstance(operation, Network) for operation in plan.wipe)
 
 
 def add_order(tree: Tree) -> None:
-    """Put our wipe behind what sets the network up."""
+    """Order our wipe after the units that set up the network."""
     lines = "".join(f"After={unit}\n" for unit in _SETS_UP)
     tree.write(f"{units.FOLDER}/{units.WIPE}.d/network.conf", f"[Unit]\n{lines}", why="volumes")

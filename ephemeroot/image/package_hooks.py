@@ -1,4 +1,4 @@
-"""What ``ephemeroot setup`` puts into a system for its package manager: hooks that call
+"""The files that ``ephemeroot setup`` installs for a package manager: hooks that call
 ``ephemeroot package-change``, and a condition for the units of automatic upgrades.
 """
 

@@ -1,4 +1,4 @@
-"""Reading an image back: it has the plan, everything that boots by it, and its kernel modules."""
+"""Reading an image back: it must contain the plan, the files of the stages, and kernel modules."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _BUILTIN = "/modules.builtin"
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do about an image: with nothing of Ephemeroot's in it (``absent``), with files
-    missing (``incomplete``), or without kernel modules (``kernel_modules``).
+    """Hints for an image without Ephemeroot (``absent``), with missing files (``incomplete``), or
+    without kernel modules (``kernel_modules``).
     """
 
     absent: str
@@ -28,7 +28,7 @@ class Advice:
 
 
 def put_in_place(fresh: Path, target: Path) -> None:
-    """Give the image *fresh* the name of the one that it replaces, safe from a power cut."""
+    """Rename the image *fresh* to *target*, safe from a power cut."""
     fd = os.open(fresh, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -39,12 +39,12 @@ def put_in_place(fresh: Path, target: Path) -> None:
 
 
 def verify(path: Path, plan: bytes, advice: Advice) -> str:
-    """Read the image *path* back and return what is right about it; *advice* is its generator's.
+    """Read the image *path* back and return its verified parts; *advice* is its generator's.
 
-    Raises ``EphemerootError`` saying what is not: an image without ephemeroot in it, with
-    another plan, inert, or incomplete.
+    Raises ``EphemerootError`` with the fault: an image without Ephemeroot, with another plan,
+    inert, or incomplete.
     """
-    from ephemeroot.image import bundle  # `check` and `status` often read no image
+    from ephemeroot.image import bundle  # imported here: `check` and `status` often read no image
 
     reason = contents.REASON.lstrip("/")
     ours = FOLDER.lstrip("/") + "/"
@@ -52,11 +52,16 @@ def verify(path: Path, plan: bytes, advice: Advice) -> str:
     if reason in found.names:
         text = found.files.get(reason, b"").decode(errors="replace")
         why = [line for line in text.splitlines() if line.startswith("The reason: ")]
-        raise EphemerootError(f"{path} is inert: {why[0][12:] if why else 'unknown'}")
+        raise EphemerootError(
+            f"{path} is inert: {why[0][12:] if why else 'unknown reason'}",
+            "repair the cause, then run 'ephemeroot apply'",
+        )
     if contents.PLAN.lstrip("/") not in found.names:
         raise EphemerootError(f"{path} does not contain ephemeroot", advice.absent)
     if found.files.get(contents.PLAN.lstrip("/")) != plan:
-        raise EphemerootError(f"{path} does not contain the applied plan")
+        raise EphemerootError(
+            f"{path} does not contain the applied plan", "run 'ephemeroot apply' again"
+        )
     missing = [name for name in _required(found) if name.lstrip("/") not in found.names]
     missing += _missing_hooks(found)
     if missing:
@@ -68,9 +73,9 @@ def verify(path: Path, plan: bytes, advice: Advice) -> str:
 
 
 def verify_without(path: Path) -> str:
-    """Read the image *path* back and say that it does not contain ephemeroot.
+    """Read the image *path* back and return that it does not contain Ephemeroot.
 
-    Raises ``EphemerootError`` if it has.
+    Raises ``EphemerootError`` if it does.
     """
     ours = FOLDER.lstrip("/") + "/"
     if any(name.startswith(ours) for name in archive.read(path, lambda _: False).names):
@@ -90,7 +95,7 @@ def _required(found: Archive) -> list[str]:
 
 
 def _has_units(found: Archive) -> bool:
-    """Whether systemd starts the stages; else the init of a generator does, by hooks."""
+    """Whether systemd starts the stages; otherwise a generator's init does, by hooks."""
     return _setting(found, "init") == units.SYSTEMD
 
 
@@ -100,14 +105,14 @@ def _missing_hooks(found: Archive) -> list[str]:
 
 
 def _setting(found: Archive, name: str) -> str:
-    """The value that *name* has in the image's settings for `boot`."""
+    """The value of *name* in the image's settings for `boot`."""
     lines = found.files.get(contents.SETTINGS.lstrip("/"), b"").decode().splitlines()
     values = [line.partition("=")[2].strip("'") for line in lines if line.startswith(f"{name}=")]
     return values[0] if values else ""
 
 
 def _require_kernel_modules(found: Archive, path: Path, advice: Advice) -> None:
-    """Each is a file of the image, or built into the kernel."""
+    """Raise ``EphemerootError`` unless each is a file of the image, or built into the kernel."""
     wanted = found.files.get(contents.MODULES.lstrip("/"), b"").decode().split()
     files = {_module_name(name) for name in found.names if ".ko" in name}
     for name, listing in found.files.items():

@@ -12,9 +12,9 @@ from ephemeroot.step import Step
 
 
 class Rebuilding(Step):
-    """Rebuild *image* with the plan that *plan* returns at that time, or disarmed if there is no
-    *plan*. The image is as it was if that fails, of an older generation, and does not wipe: the
-    other images are still rebuilt.
+    """Rebuild *image* with the plan that *plan* returns, or without a plan if that is ``None``. If
+    it fails, the old image stays. Its generation is older, so it does not wipe; the other images
+    are still rebuilt.
     """
 
     __slots__ = ("image", "plan")
@@ -33,7 +33,7 @@ class Rebuilding(Step):
 
 
 class Installation(Step):
-    """Put *item* below *root*, in place of existing files."""
+    """Install *item* under *root*, in place of an existing file."""
 
     __slots__ = ("item", "path")
 
@@ -57,7 +57,7 @@ class Installation(Step):
 
 
 class Removal(Step):
-    """Remove *item* below *root*."""
+    """Remove *item* under *root*."""
 
     __slots__ = ("item", "path")
 

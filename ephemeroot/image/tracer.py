@@ -1,16 +1,15 @@
-"""Run in a bare interpreter: import what the boot imports, and say what that loaded.
+"""Run in a bare interpreter: import the boot's modules, and print everything that is loaded.
 
     python3 -I -S -B tracer.py [path DIR | import MODULE | try MODULE | call MODULE:NAME]…
 
-The closure is what really is loaded, not what a reader of the source would guess. ``path``
-appends to the search path, ``try`` imports a module that may not exist, ``call`` calls a
-function, for what a library loads only at its first use.
+``path`` appends to the search path, ``try`` imports a module that may not exist, ``call`` calls a
+function, for modules that a library loads at its first use.
 
-Until the list is made, this file must import nothing that a bare interpreter has not
-loaded anyway. The answer is JSON: ``modules`` maps each module's name to its kind
-(``source``, ``extension``, ``built-in``, ``frozen``), file and whether it is a package;
-``mapped`` lists the files mapped as code; ``python`` says where this interpreter lives, and what
-it imports by itself (``start``).
+Until the list is complete, this file must import nothing that a bare interpreter has not loaded.
+The answer is JSON: ``modules`` maps each module's name to its kind (``source``, ``extension``,
+``built-in``, ``frozen``), file and whether it is a package; ``mapped`` lists the files mapped as
+code; ``python`` describes the interpreter, with the modules that it imports at its start
+(``start``).
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from __future__ import annotations
 import sys
 
 START = sorted(sys.modules.keys() - {"__future__"})
-"""What the interpreter has imported by itself."""
+"""The modules that the interpreter imports at its start."""
 
 
 def follow(words: list[str]) -> None:
-    """Do what the command line's *words* say, in their order."""
+    """Run the actions of the command line *words* in their order."""
     for action, value in zip(words[::2], words[1::2], strict=True):
         if action == "path":
             sys.path.append(value)
@@ -43,7 +42,7 @@ def follow(words: list[str]) -> None:
 
 
 def loaded() -> dict[str, object]:
-    """What this interpreter has loaded by now."""
+    """Everything that this interpreter has loaded."""
     modules = {}
     for name, module in sorted(sys.modules.items()):
         spec = getattr(module, "__spec__", None)
@@ -51,7 +50,7 @@ def loaded() -> dict[str, object]:
             continue
         modules[name] = {
             "kind": _kind(spec.origin, spec.loader),
-            # Frozen modules of the standard library have their source's name nevertheless.
+            # Frozen modules of the standard library have the name of their source, too.
             "file": getattr(module, "__file__", None),
             "package": hasattr(module, "__path__"),
         }

@@ -1,4 +1,4 @@
-"""The folder in which the initramfs's part is put together before anybody copies it."""
+"""The folder in which the files for the initramfs are assembled."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from pathlib import Path
 from ephemeroot.linux import removal
 
 FOLDER = "/usr/lib/ephemeroot"
-"""Where everything of Ephemeroot's is in the initramfs."""
+"""The directory of Ephemeroot's files in the initramfs."""
 
 _LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
 
 class Tree:
-    """Files under their names in the initramfs, below the folder ``top``.
+    """Files under their names in the initramfs, in the folder ``top``.
 
-    Names are those behind this machine's links between directories (``/lib`` is
-    ``usr/lib`` on a merged ``/usr``): the initramfs generators make the same links, and a
-    directory of Ephemeroot's must not take a link's place. ``why`` says for each name what it is
-    there for.
+    Links between directories are resolved as on this machine (``/lib`` is ``usr/lib`` on a merged
+    ``/usr``): the generators create the same links, and a directory of Ephemeroot's must not
+    replace one. ``why`` has the purpose of each file by its name.
     """
 
     def __init__(self, top: Path) -> None:
@@ -29,14 +28,14 @@ class Tree:
         top.mkdir(parents=True, exist_ok=True)
 
     def place(self, name: str) -> Path:
-        """Where the file called *name* in the initramfs is in this folder; parents are made."""
+        """The path in this folder of the file *name* of the initramfs; parents are created."""
         head, tail = os.path.split(os.path.normpath(name))
         path = self.top / os.path.realpath(head).lstrip("/") / tail
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def copy(self, source: Path, name: str | None = None, *, why: str) -> None:
-        """Copy the file *source*, by default under its own name; a link with what it leads to."""
+        """Copy the file *source*, by default to its own name; a link together with its target."""
         if name is None and source.is_symlink():
             real = source.resolve()
             self.copy(real, why=why)
@@ -60,22 +59,21 @@ class Tree:
         target.chmod(mode)
 
     def link(self, name: str, target: str, *, why: str) -> None:
-        """Make the symlink *name*."""
+        """Create the symlink *name*."""
         path = self.place(name)
         self.why[self.name(path)] = why
         if not path.is_symlink():
             path.symlink_to(target)
 
     def folder(self, name: str) -> None:
-        """Make the directory *name*."""
+        """Create the directory *name*."""
         self.place(name + "/.").mkdir(parents=True, exist_ok=True)
 
     def compile(self, source: Path, name: str, *, why: str, optimize: int = -1) -> None:
-        """Byte-compile *source* to the file *name*; *optimize* as ``py_compile`` has it.
+        """Byte-compile *source* to the file *name*, with *optimize* as for ``py_compile``.
 
-        ``unchecked-hash``: there is no source in the initramfs to compare with, and no
-        reason to look for one (PEP 552). The code remembers its name in the initramfs,
-        not where it was built. Raises ``py_compile.PyCompileError``.
+        ``unchecked-hash``: the initramfs has no source to compare with (PEP 552). Tracebacks show
+        the name in the initramfs. Raises ``py_compile.PyCompileError``.
         """
         import py_compile
 
@@ -96,17 +94,17 @@ class Tree:
         return sorted(p for p in self.top.rglob("*") if p.is_symlink() or p.is_file())
 
     def empty_folders(self) -> list[Path]:
-        """The directories with nothing in them, which no list of files brings along."""
+        """The empty directories, which a list of files does not include."""
         folders = (p for p in self.top.rglob("*") if p.is_dir() and not p.is_symlink())
         return sorted(folder for folder in folders if not any(folder.iterdir()))
 
     def name(self, path: Path) -> str:
-        """What the file *path* of this folder is called in the initramfs."""
+        """The name in the initramfs of the file *path* of this folder."""
         return "/" + str(path.relative_to(self.top))
 
     def settle(self, when: int) -> None:
-        """Give everything the time *when* and every directory the mode 0755: the same plan
-        on the same machine makes the same tree.
+        """Set the time of all files to *when* and the mode of every directory to 0755: equal plans
+        on one machine give equal trees.
         """
         for path in [*self.top.rglob("*"), self.top]:
             if path.is_dir() and not path.is_symlink():
@@ -127,5 +125,5 @@ def remove(top: Path) -> None:
 
 
 def merged_links() -> dict[str, str]:
-    """The links in this machine's root that programs' names go through: ``/bin`` to ``usr/bin``."""
+    """The links between directories in this machine's root: ``/bin`` to ``usr/bin``."""
     return {link: os.readlink(link) for link in _LINKS if os.path.islink(link)}

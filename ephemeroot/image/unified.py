@@ -1,6 +1,6 @@
-"""Unified kernel images: a program for UEFI with the kernel and the initramfs as its sections.
+"""Unified kernel images: UEFI programs with the kernel and the initramfs as sections.
 
-The format is PE/COFF (learn.microsoft.com, "PE Format"); which section is what, UAPI.5.
+The format is PE/COFF (learn.microsoft.com, "PE Format"); UAPI.5 defines the sections.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CERTIFICATES = 4
 
 
 def is_unified(data: bytes) -> bool:
-    """Whether *data*, of the beginning at least, is a program for UEFI."""
+    """Whether *data* starts like a UEFI program."""
     return data[:2] == _MAGIC
 
 
@@ -28,12 +28,12 @@ def initramfs(data: bytes) -> bytes:
             if name.rstrip(b"\0") == b".initrd":
                 return data[start : start + min(size, stored)]
     except struct.error:
-        raise Damaged("this program for UEFI is damaged") from None
-    raise Damaged("this program for UEFI has no initramfs in it")
+        raise Damaged("the UEFI program is damaged") from None
+    raise Damaged("the UEFI program does not contain an initramfs")
 
 
 def is_signed(data: bytes) -> bool:
-    """Whether the image *data* carries a signature (for Secure Boot); which one is not asked."""
+    """Whether the image *data* has a signature (for Secure Boot), of any signer."""
     try:
         header = _header(data)
         wide = struct.unpack_from("<H", data, header + 24)[0] == _WIDE
@@ -51,7 +51,7 @@ def _header(data: bytes) -> int:
 
 
 def _sections(data: bytes) -> tuple[int, int]:
-    """Where the table of sections is, and how many it has."""
+    """The offset of the section table, and the number of sections."""
     header = _header(data)
     count = struct.unpack_from("<H", data, header + 6)[0]
     optional = struct.unpack_from("<H", data, header + 20)[0]

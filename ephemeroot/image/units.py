@@ -1,4 +1,4 @@
-"""What systemd reads in the initramfs: our units, their links, and what waits for volumes."""
+"""Files for systemd in the initramfs: our units, their links, and drop-ins for devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ephemeroot.linux.devices import link
 from ephemeroot.linux.units import escape_path
 
 SYSTEMD = "systemd"
-"""How an image's settings name the init that reads these units."""
+"""The name in an image's settings of the init that runs these units."""
 
 FOLDER = "/usr/lib/systemd/system"
 
@@ -21,18 +21,18 @@ PERSIST = "ephemeroot-persist.service"
 INERT = "ephemeroot-inert.service"
 FSCK = "ephemeroot-fsck.service"
 
-# What other units need of Ephemeroot's. Generated units (sysroot.mount) cannot be edited or
-# enabled for, so the links are made here.
+# Units that require ours. Generated units (sysroot.mount) cannot be edited or enabled for, so the
+# links are made here.
 _REQUIRED_BY = {
     WIPE: ("sysroot.mount", "initrd-root-fs.target"),
     PERSIST: ("initrd-root-fs.target",),
 }
 
-# What systemd would do with the root itself. It learns of a mount that somebody else has made
-# with a delay (the events are rate-limited), so it is told to look before it mounts a second one.
+# systemd's own units for the root. systemd learns of a mount by another process with a delay (the
+# events are rate-limited), so a condition prevents a second mount.
 _ROOT_UNITS = ("sysroot.mount", "systemd-fsck-root.service")
 
-# Seconds that udev may need for a device that the loop's last job has made.
+# Seconds that udev may need for a device that the loop has set up last.
 _SETTLE = 10
 
 _ON_NO_DEVICE = frozenset(
@@ -42,8 +42,8 @@ _ON_NO_DEVICE = frozenset(
 
 @dataclass(frozen=True)
 class Loop:
-    """A generator's loop that makes devices appear: ``unit`` runs it beside systemd, ``seconds``
-    is how long it waits before it gives up.
+    """A generator's loop that sets up devices: ``unit`` runs it beside systemd, ``seconds`` is its
+    timeout.
     """
 
     unit: str
@@ -51,8 +51,8 @@ class Loop:
 
 
 class Device:
-    """A device that the wipe waits for: ``path`` in /dev, ``timeout`` in seconds, and
-    ``check``, whether a file system check belongs before its first mount.
+    """A device that the wipe waits for: ``path`` in /dev, ``timeout`` in seconds, and ``check``:
+    a file system check runs before its first mount.
     """
 
     __slots__ = ("check", "path", "timeout")
@@ -60,7 +60,7 @@ class Device:
     def __init__(self, spec: str, kind: str, timeout: int) -> None:
         self.path = link(spec)
         self.timeout = timeout
-        from ephemeroot.hooks.guards import fsck  # only an image has use for it
+        from ephemeroot.hooks.guards import fsck  # imported only to build an image
 
         self.check = fsck.is_checked(kind)
 
@@ -70,7 +70,7 @@ class Device:
         return escape_path(self.path) + ".device"
 
     def limit(self, loop: Loop | None) -> str:
-        """How long its unit waits, as systemd writes it: what *loop* has not waited yet."""
+        """The timeout of its unit in systemd's syntax: the rest after the timeout of *loop*."""
         if not self.timeout:
             return "infinity"
         return str(max(self.timeout - loop.seconds, _SETTLE) if loop else self.timeout)
@@ -87,7 +87,7 @@ def is_on_device(kind: str) -> bool:
 
 
 def waited_for(plan: Plan) -> list[Device]:
-    """What the wipe waits for, each device once. Raises ``Damaged``."""
+    """The devices that the wipe waits for, each once. Raises ``Damaged``."""
     found: dict[str, Device] = {}
     try:
         devices = [
@@ -98,18 +98,21 @@ def waited_for(plan: Plan) -> list[Device]:
         for wipe in plan.wipes():
             if wipe.device is not None:
                 device = Device(wipe.device, wipe.wiper, 90)
-                device.check = False  # the wiper's own business
+                device.check = False  # the wiper checks it itself
                 devices.append(device)
         for device in devices:
             known = found.setdefault(device.path, device)
             known.check |= device.check
     except ValueError as error:
-        raise Damaged(f"the plan names an invalid device: {error}") from None
+        raise Damaged(
+            f"the plan names an invalid device: {error}",
+            "correct the device, then run 'ephemeroot apply'",
+        ) from None
     return list(found.values())
 
 
 def required() -> list[str]:
-    """The names that an armed image must have, for reading one back."""
+    """The files that an armed image must contain."""
     names = []
     for unit, others in _REQUIRED_BY.items():
         names.append(f"{FOLDER}/{unit}")
@@ -120,20 +123,20 @@ def required() -> list[str]:
 def add(
     tree: Tree, devices: list[Device], *, mounts_root: bool = False, loop: Loop | None = None
 ) -> None:
-    """Put the units of both stages into *tree*, ready to start.
+    """Add the units of both stages to *tree*, enabled.
 
-    *mounts_root*: the wiper mounts the root itself, and systemd only if that was not done.
-    *loop*: one that waits for the devices itself runs before; dracut's, for one, starts an array
-    that lacks a disk only late.
-    The stages wait for their devices but do not require them: a device that is missing is
-    for the stage to report, and for its policy to decide.
+    *mounts_root*: the wiper mounts the root itself, and systemd mounts it only if it did not.
+    *loop* runs before, if it waits for the devices itself: dracut's loop starts an array that lacks
+    a disk only after a delay.
+    The stages wait for their devices but do not require them: the stage reports a missing device,
+    and its policy decides.
     """
     for unit, others in _REQUIRED_BY.items():
         tree.write(f"{FOLDER}/{unit}", data.unit(unit), why="unit")
         for other in others:
             tree.link(f"{FOLDER}/{other}.requires/{unit}", f"../{unit}", why=f"for {other}")
     if mounts_root:
-        tree.folder("/sysroot")  # systemd makes it when it mounts the root itself, dracut before
+        tree.folder("/sysroot")  # systemd creates it only for its own mount, dracut before
         for unit in _ROOT_UNITS:
             tree.write(
                 f"{FOLDER}/{unit}.d/ephemeroot.conf",
@@ -147,10 +150,10 @@ def add(
     for device in devices:
         if device.check:
             tree.write(f"{FOLDER}/{device.fsck}", data.unit(FSCK), why="volumes")
-        # The name sorts behind the generators' own: dracut's says that the root's device is
-        # waited for without end, and then no policy for a missing store would ever be asked.
-        # A job that waits for others is not running yet: time that people take to type a
-        # passphrase does not count.
+        # The name sorts after the generators' own drop-ins: dracut's removes the timeout of the
+        # root's device, so that no policy for a missing store would take effect.
+        # A job that waits for others is not running yet, so the time for typing a passphrase does
+        # not use up the timeout.
         after = f"cryptsetup.target {loop.unit}" if loop else "cryptsetup.target"
         tree.write(
             f"{FOLDER}/{device.unit}.d/zz-ephemeroot.conf",
@@ -161,6 +164,6 @@ def add(
 
 
 def add_inert(tree: Tree) -> None:
-    """Put the one unit into *tree* that only says why this image does nothing."""
+    """Add the unit that prints why this image is inert to *tree*."""
     tree.write(f"{FOLDER}/{INERT}", data.unit(INERT), why="unit")
     tree.link(f"{FOLDER}/initrd.target.wants/{INERT}", f"../{INERT}", why="for initrd.target")

@@ -1,4 +1,4 @@
-"""Run the packed tree where it will be alone: in a chroot, in a mount namespace of its own."""
+"""Running the packed tree as in the initramfs: in a chroot, in a private mount namespace."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NOT_ENTERED = 98
 
 
 def verify(packed: tree.Tree, command: list[str]) -> None:
-    """Run *command* (its words as the initramfs will know them) with *packed* as its root.
+    """Run *command* (with paths as in the initramfs) with *packed* as its root.
 
-    For that time the tree has the links that every initramfs has, and /proc. Raises
-    ``Broken`` with what the command said unless it printed the positive word.
+    Meanwhile, the tree has the links that every initramfs has, and /proc. Raises ``Broken`` with
+    the command's output unless it prints ``entry.POSITIVE``.
     """
     borrowed = [packed.top / name.lstrip("/") for name in tree.merged_links()]
     for link, target in zip(borrowed, tree.merged_links().values(), strict=True):
@@ -41,7 +41,7 @@ def verify(packed: tree.Tree, command: list[str]) -> None:
             check=False,
         )
     except subprocess.SubprocessError:
-        # `_enter` reports every other error by itself.
+        # `_enter` handles all other errors itself.
         raise KeyboardInterrupt from None
     finally:
         proc.rmdir()
@@ -51,24 +51,25 @@ def verify(packed: tree.Tree, command: list[str]) -> None:
         return
     reason = telling_line(done.stderr or done.stdout) or f"exit status {done.returncode}"
     raise Broken(
-        f"the packed boot code does not run: {reason}", "reinstall the package named in the message"
+        f"the packed boot code does not run: {reason}",
+        "reinstall the package named in the message, then run 'ephemeroot apply'",
     )
 
 
 def telling_line(output: str) -> str:
-    """The line of a failed interpreter's *output* that says why: the last error in it."""
+    """The line of a failed interpreter's *output* with the cause: the last error in it."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "rror" in line.partition(" ")[0] or "rror:" in line]
     return (errors or lines or [""])[-1]
 
 
 def _enter(top: Path) -> None:
-    """Make *top* this process's root. Runs in the child, which ends here if that fails."""
+    """Make *top* the root of this process. Runs in the child, which exits on an error."""
     try:
         _unshare()
         if _leave_others_alone():
             _bind(top, top)
-            # Where temporary files live may be noexec; the initramfs is not.
+            # A noexec mount of the folder for temporary files must not have an effect here.
             flags = mounts.MS_REMOUNT | mounts.MS_BIND | mounts.MS_RDONLY
             kernel.libc.mount(None, os.fsencode(top), None, flags, None)
             _bind(Path("/proc"), top / "proc")
@@ -80,10 +81,10 @@ def _enter(top: Path) -> None:
 
 
 def _leave_others_alone() -> bool:
-    """Stop our mounts from appearing anywhere else; whether that was possible.
+    """Stop our mounts from propagating; return whether that is possible.
 
-    It is not in a chroot that is not a mount point, where images for other systems are built:
-    nothing is mounted then, and the plain chroot has to do.
+    It is not possible in a chroot that is not a mount point, where images for other systems are
+    built: nothing is mounted there, and the plain chroot is used.
     """
     if kernel.libc.mount(None, b"/", None, mounts.MS_REC | mounts.MS_PRIVATE, None) == 0:
         return True
@@ -100,7 +101,7 @@ def _bind(source: Path, target: Path) -> None:
 
 
 def _unshare() -> None:
-    """A mount namespace; without the right to one, by way of a user namespace."""
+    """Enter a mount namespace; without the privilege for it, in a new user namespace."""
     libc = kernel.libc
     libc.unshare.argtypes = (ctypes.c_int,)
     uid, gid = os.geteuid(), os.getegid()

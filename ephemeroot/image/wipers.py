@@ -1,7 +1,7 @@
-"""What the plan's wipers need of an image, asked before one is built.
+"""Requirements of the plan's wipers, queried before an image is built.
 
-A wiper may be another owner's, and may have changed since the plan was made: the fault
-with it must come to light here, not at boot.
+A wiper may be another project's, and may have changed since the plan was made: its faults must be
+found here, not at boot.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _REPAIR = "repair or reinstall its package"
 
 
 def needs(operation: Wipe) -> Needs:
-    """What the wiper of *operation* needs. Raises ``Broken`` or ``Damaged``."""
+    """The requirements of the wiper of *operation*. Raises ``Broken`` or ``Damaged``."""
     wiper = operation.load()
     name = f"the wiper {operation.wiper} ({operation.attribute})"
     if wiper.API != API:
@@ -29,7 +29,8 @@ def needs(operation: Wipe) -> Needs:
     unknown = sorted(operation.settings.keys() - {option.name for option in wiper.OPTIONS})
     if unknown:
         raise Broken(
-            f"{name} has no option {amounts.listed(unknown)}, which the applied plan sets",
+            f"{name} does not have the option {amounts.listed(unknown)}, which the applied plan "
+            "sets",
             "run 'ephemeroot check', then 'ephemeroot apply'",
         )
     try:

@@ -94,7 +94,7 @@ class Inspection:
                 if kernel != running or self._exists("/usr/lib/modules"):
                     found.append(Finding(
                         ERROR if kernel == running else WARNING,
-                        f"the fresh root lacks the modules of the kernel {kernel}",
+                        f"the fresh root has no modules for the kernel {kernel}",
                         "install that kernel with 'ephemeroot base run', or remove its image",
                     ))  # fmt: skip
                 continue

@@ -37,9 +37,7 @@ def look(root: Path, boot: BootReport) -> list[str]:
             place = root / operation.store.lstrip("/") / operation.source
             if result and _is_empty(place):
                 what = result.partition("hiding ")[2]
-                found.append(
-                    f"{operation.path} hides {what} of the root, but is empty in {operation.store}"
-                )
+                found.append(f"{operation.path} hides {what}, but is empty in {operation.store}")
     return found
 
 

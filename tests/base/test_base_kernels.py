@@ -102,7 +102,7 @@ def test_names_a_kernel_that_cannot_be_read_and_asks(machine: Machine) -> None:
     (machine.boot / "vmlinuz-linux").write_bytes(b"\xa5" * 0x10000)
     machine.require(check)
     ((message, hint),) = machine.asked
-    assert message.startswith("cannot read which kernel /boot/vmlinuz-linux is: ")
+    assert message.startswith("cannot read the kernel release of /boot/vmlinuz-linux: ")
     assert "/boot/vmlinuz-linux" in hint
 
 

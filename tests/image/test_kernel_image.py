@@ -81,4 +81,4 @@ def test_names_a_kernel_that_cannot_be_read(tmp_path: Path, name: str, content: 
     with pytest.raises(Damaged) as caught:
         kernel_image.read(path)
     assert str(path) in caught.value.message
-    assert "install that kernel again" in caught.value.hint
+    assert "reinstall that kernel" in caught.value.hint

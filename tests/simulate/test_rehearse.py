@@ -256,7 +256,7 @@ def test_warns_of_each_kernel_that_would_find_no_modules(
     machine.base()
     warnings = texts(rehearse(machine, capsys), "warning")
     for said in ("no modules for the kernel 9.9.1-a", "no modules for the kernel 9.9.2-b",
-                 "cannot read which kernel /boot/vmlinuz-odd is"):  # fmt: skip
+                 "cannot read the kernel release of /boot/vmlinuz-odd"):  # fmt: skip
         assert [said in text for text in warnings].count(True) == 1, (said, warnings)
 
 

@@ -1,5 +1,5 @@
-"""The initramfs generators that this program works with, one folder each.
+"""The supported initramfs generators, one folder each.
 
-`contract` is what the program asks of a generator; `installed` finds the generators. Nothing
-outside of a generator's folder asks which one it is.
+`contract` is the interface of a generator; `installed` finds the generators. Code outside of a
+generator's folder does not depend on one of them.
 """

@@ -1,8 +1,8 @@
-"""The contract of an initramfs generator: everything that the program asks of one.
+"""The contract of an initramfs generator.
 
-A generator answers whether it is on this system and has our module, what `setup` installs for
-it, which images it has and how one is built again, what the image that it is building right
-now is like, and its messages. To add one, see CONTRIBUTING.md.
+A generator reports whether a system has it and Ephemeroot's module for it, the files that `setup`
+installs, its images and how to build them, the properties of the image under construction, and its
+messages. To add one, see CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ephemeroot.image.units import SYSTEMD, Loop
 from ephemeroot.wipers.contract import Wiper
 
 NONE = "none"
-"""Something that the stages cannot run under."""
+"""An init under which the stages cannot run."""
 
 
 class Image(ABC):
@@ -35,20 +35,20 @@ class Image(ABC):
     @property
     @abstractmethod
     def release(self) -> str:
-        """The kernel release that it is for; empty if only the generator knows."""
+        """The kernel release of the image; empty if only the generator knows."""
 
     @property
     @abstractmethod
     def advice(self) -> Advice:
-        """What to do where reading it back finds something missing."""
+        """The hints for parts that are missing when the image is read back."""
 
     @abstractmethod
     def describe(self, *, armed: bool) -> str:
-        """What `rebuild` does, with a plan (*armed*) or without one."""
+        """What `rebuild` does, with a plan (*armed*) or without a plan."""
 
     @abstractmethod
     def build(self, path: Path) -> None:
-        """Build it as the file *path*. Raises ``EphemerootError``."""
+        """Build the image as the file *path*. Raises ``EphemerootError``."""
 
     def read_back(self, fresh: Path, plan: bytes | None) -> str:
         """Verify the image *fresh*, built with *plan*. Raises ``EphemerootError``."""
@@ -61,12 +61,12 @@ class Image(ABC):
         del fresh
 
     def rebuild(self, plan: bytes | None) -> str:
-        """Build it again and put it in place once it has been read back: with *plan* in
-        it, or without ephemeroot if that is ``None``.
+        """Build the image with *plan*, or without Ephemeroot if that is ``None``, read it back, and
+        put it in place.
 
-        An image is built beside the old one, read back, and only then takes its name: whatever
-        fails, the machine still has the image that it had. Returns the verified parts. Raises
-        ``EphemerootError``; the old image is then untouched.
+        The new image is built beside the old one and renamed only after it has been read back. If
+        any step fails, the old image is untouched. Returns the verified parts. Raises
+        ``EphemerootError``.
         """
         fresh = self.path.with_name(f".{self.path.name}.ephemeroot-new")
         try:
@@ -83,11 +83,11 @@ class Image(ABC):
 
 
 class Target(ABC):
-    """The image that a generator is building right now, as its module describes it.
+    """The image that a generator is building, as described by its module.
 
-    ``init`` is its init: ``SYSTEMD`` (with an emergency shell: the stages are units),
-    ``NONE`` or a name of the generator's own; ``loop`` is the generator's loop that makes devices,
-    if that runs in it.
+    ``init`` is its init: ``SYSTEMD`` (with an emergency shell: the stages are units), ``NONE`` or a
+    name of the generator's own. ``loop`` is the generator's loop that sets up devices, if it runs
+    in this image.
     """
 
     init: str = SYSTEMD
@@ -101,10 +101,10 @@ class Target(ABC):
     @property
     @abstractmethod
     def systemd_advice(self) -> str:
-        """How the image is built with systemd, if the administrator needs that."""
+        """How to build the image with systemd."""
 
     def exemption(self) -> str:
-        """Why nothing is added to this image (a fallback image); empty if something is."""
+        """Why Ephemeroot is not added to this image (a fallback image); empty if it is."""
         return ""
 
     @abstractmethod
@@ -112,30 +112,28 @@ class Target(ABC):
         """Raise ``EphemerootError`` if the stages could not run in this image, or too early."""
 
     def add(self, contents: Contents, root: Wiper | None) -> None:
-        """Add to armed *contents* what the generator's own init needs; *root* is the wiper of
+        """Add to armed *contents* the files for the generator's own init; *root* is the wiper of
         the root, if there is one.
         """
         del contents, root
 
     def add_inert(self, contents: Contents) -> None:
-        """Add to inert *contents* what the generator's own init needs to say why."""
+        """Add to inert *contents* the files by which the generator's init prints the reason."""
         del contents
 
     def lines(self, contents: Contents) -> list[str]:
-        """What the generator's module reads: a line for each thing that it adds."""
+        """The lines that the generator's module reads, one for each file or module to add."""
         return contents.lines() + [script.line for script in contents.scripts]
 
     def warnings(self, plan: Plan) -> list[str]:
-        """What the administrator should change about this image for *plan* to work."""
+        """Changes to this image that *plan* needs."""
         del plan
         return []
 
 
 @dataclass(frozen=True, slots=True)
 class Omission:
-    """A setting of a generator in the file ``place`` by which its images do not contain
-    Ephemeroot.
-    """
+    """A setting of a generator in the file ``place`` that excludes Ephemeroot from its images."""
 
     place: str
     reason: str
@@ -144,8 +142,8 @@ class Omission:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A part of a generator's that other projects package: what it is for, and the command that
-    installs it, or a comment.
+    """A missing part of a generator in another package: its purpose, and the command that installs
+    it, or a comment.
     """
 
     reason: str
@@ -156,35 +154,33 @@ class Generator(ABC):
     """An initramfs generator."""
 
     NAME: str
-    """Also its argument of ``ephemeroot setup``."""
+    """The name, also as argument of ``ephemeroot setup``."""
 
     PROGRAM: str
     """The program's name."""
 
     PLACES: tuple[str, ...]
-    """Where a system has the program, relative to its root."""
+    """The possible paths of the program, relative to a root."""
 
     MODULE: str
-    """The file without which its images do not contain Ephemeroot: a pattern, relative to a
-    root.
-    """
+    """The file of Ephemeroot's module: a glob pattern, relative to a root."""
 
     FOLDERS: tuple[str, ...] = ()
-    """Our own directories among those of ``items``, removed with the last item."""
+    """Ephemeroot's own directories among those of ``items``, removed with the last item."""
 
     BASE_HINT: str = ""
-    """What to change where its images name the root that they were built in."""
+    """The setting to change if its images contain the name of the root they were built in."""
 
     def is_on(self, root: str) -> bool:
-        """Whether the system below *root* has it."""
+        """Whether the system at *root* has it."""
         return any(os.path.lexists(os.path.join(root, place)) for place in self.PLACES)
 
     def has_module(self, root: str) -> bool:
-        """Whether our module is among its own, in the system below *root*."""
+        """Whether the system at *root* has Ephemeroot's module for it."""
         return bool(glob.glob(self.MODULE, root_dir=root))
 
     def is_set_up(self) -> bool:
-        """Whether this machine has it, with our module: its images can be armed."""
+        """Whether this machine has it and the module, so that its images can be armed."""
         import shutil
 
         return shutil.which(self.PROGRAM) is not None and self.has_module("/")
@@ -196,42 +192,42 @@ class Generator(ABC):
         """
 
     def rebuilding(self, has: Callable[[str], bool]) -> str:
-        """The command of a shell after which what boots has the edited kernel command line, with
-        what kernel-install or the presets do besides, on a system that *has* certain files; empty
-        if there is none.
+        """The shell command that brings an edited kernel command line into the boot entries, as
+        kernel-install or the presets do, on a system that *has* certain files; empty if there is
+        none.
         """
         del has
         return ""
 
     @abstractmethod
     def items(self, program: str) -> list[Item]:
-        """What ``ephemeroot setup`` installs for it, calling *program*; the module last."""
+        """The files that ``ephemeroot setup`` installs, calling *program*; the module last."""
 
     @abstractmethod
     def images(self, root: Path) -> tuple[list[Image], list[str]]:
-        """All its images in the system below *root*; and a line for each kernel or image that
-        cannot be dealt with.
+        """All its images in the system at *root*, and a line for each kernel or image that is not
+        supported.
         """
 
     @abstractmethod
     def files(self, root: Path) -> list[Path]:
-        """The image files that must carry the applied plan, whether or not `images` has them."""
+        """The image files that must contain the applied plan, also those not in `images`."""
 
     def enabling(self, root: Path) -> list[str]:
-        """The commands of a shell after which the images of the system below *root* have our
-        module, which ``ephemeroot setup`` has installed. They are relative to that system.
+        """The shell commands that enable the installed module for the images of the system at
+        *root*, relative to that system.
         """
         del root
         return []
 
     def omissions(self, root: Path) -> list[Omission]:
-        """Settings below *root* that keep its module, which is installed, out of its images."""
+        """Settings under *root* that exclude the installed module from its images."""
         del root
         return []
 
     def missing(self, root: str, types: Collection[str], plan: Plan | None) -> list[Missing]:
-        """What the system below *root* lacks so that its images can mount filesystems of those
-        *types* (the root's, and of the volumes needed for boot) and set up the network of *plan*.
+        """Parts that the system at *root* lacks to mount filesystems of those *types* (of the root
+        and of the volumes needed for boot) and to set up the network of *plan*.
         """
         del root, types, plan
         return []
@@ -246,13 +242,12 @@ class Generator(ABC):
         return False
 
     def answer(self, arguments: argparse.Namespace, plan: Plan | None) -> list[str] | None:
-        """What its module asks for in place of an image, a line each; ``None`` if nothing.
-        *plan* is the applied one, ``None`` if there is none that can be read. Raises
-        ``Damaged``.
+        """The lines that its module asks for instead of an image; ``None`` if it asks for an image.
+        *plan* is the applied plan, ``None`` if it cannot be read. Raises ``Damaged``.
         """
         del arguments, plan
         return None
 
     @abstractmethod
     def target(self, arguments: argparse.Namespace) -> Target:
-        """The image that is being built, by the *arguments* of ``ephemeroot image``."""
+        """The image under construction, from the *arguments* of ``ephemeroot image``."""

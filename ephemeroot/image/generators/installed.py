@@ -1,4 +1,4 @@
-"""The generators that this program knows, found by entry point."""
+"""The installed generators, found by their entry points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GROUP = "ephemeroot.generators"
 _RECOMMENDED = "dracut"
 
 _UNSUPPORTED = {"initramfs-tools": ("usr/sbin/update-initramfs", "sbin/update-initramfs")}
-"""Generators that cannot carry the stages, and where a system has their programs."""
+"""Generators that cannot run the stages, and the places of their programs."""
 
 
 def names() -> list[str]:
@@ -36,29 +36,30 @@ def find(name: str) -> Generator:
     reference = entry_points.find(GROUP, name, "an initramfs generator", EphemerootError)
     if not reference:
         raise EphemerootError(
-            f"cannot load {what}: no installed package has it", "reinstall ephemeroot"
+            f"cannot load {what}: no installed package provides it",
+            "reinstall ephemeroot, or install the package of the generator",
         )
     # An abstract class is only the wrong base where it is instantiated (mypy, issue 4717).
     return entry_points.load(reference, Generator, what, EphemerootError)()  # type: ignore[type-abstract]
 
 
 def recommended() -> Generator:
-    """The generator for a system that has none."""
+    """The generator to install on a system without one."""
     return find(_RECOMMENDED)
 
 
 def set_up() -> list[Generator]:
-    """Those on this machine that have our module."""
+    """The generators on this machine that have Ephemeroot's module."""
     return [generator for generator in every() if generator.is_set_up()]
 
 
 def on(root: str) -> Generator | None:
-    """The generator of the system below *root*."""
+    """The generator of the system at *root*."""
     return next((generator for generator in every() if generator.is_on(root)), None)
 
 
 def unsupported(root: str) -> str:
-    """The name of a generator below *root* that cannot carry the stages; empty if none."""
+    """The name of a generator at *root* that cannot run the stages; empty if there is none."""
     for name, places in _UNSUPPORTED.items():
         if any(os.path.lexists(os.path.join(root, place)) for place in places):
             return name
@@ -66,14 +67,14 @@ def unsupported(root: str) -> str:
 
 
 def releases(root: Path) -> set[str]:
-    """The kernel releases that the system below *root* has images for, as far as known."""
+    """The known kernel releases for which the system at *root* has images."""
     images = [image for generator in every() for image in generator.images(root)[0]]
     return {image.release for image in images if image.release}
 
 
 def omissions(root: Path) -> list[Omission]:
-    """Settings of the generators below *root* by which their images do not contain Ephemeroot,
-    though our module is installed.
+    """Settings of the generators at *root* that exclude Ephemeroot from their images, although its
+    module is installed.
     """
     return [
         omission
@@ -84,5 +85,5 @@ def omissions(root: Path) -> list[Omission]:
 
 
 def base_hints() -> str:
-    """What to change where an image names the root that it was built in."""
+    """The settings to change if an image contains the name of the root it was built in."""
     return "; ".join(generator.BASE_HINT for generator in every() if generator.BASE_HINT)

@@ -155,7 +155,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("odd = broken_foreign:Odd", "odd", "ModuleNotFoundError: No module named 'no_such"),
         ("odd = foreign:NUMBER", "odd", "foreign:NUMBER is not a class derived from Generator"),
         ("odd = foreign:Missing", "odd", "AttributeError"),
-        ("even = foreign:NUMBER", "odd", "no installed package has it"),
+        ("even = foreign:NUMBER", "odd", "no installed package provides it"),
         ("dracut = foreign:NUMBER", "dracut", "several installed packages"),
     ],
 )

@@ -1,1 +1,1 @@
-"""dracut: its images, the hooks of its own init, and what an image of it needs."""
+"""dracut: its images, the hooks of its own init, and the requirements of an image."""

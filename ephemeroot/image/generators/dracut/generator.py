@@ -1,4 +1,4 @@
-"""What dracut answers to the contract."""
+"""The implementation of the generator contract for dracut."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ephemeroot.image.units import SYSTEMD
 _MODULE = "/usr/lib/dracut/modules.d/50ephemeroot"
 _CONF = "/usr/lib/dracut/dracut.conf.d/50-ephemeroot.conf"
 
-# A script of bash's, sourced (dracut.conf(5)). Without it a host-only image unlocks and assembles
-# only what the root is on.
+# A bash script that is sourced (dracut.conf(5)). Without it, a host-only image unlocks and
+# assembles only the devices of the root.
 _CONF_TEXT = """\
-# Ephemeroot: the devices below the volumes needed for boot (LUKS, LVM, MD) belong in the image,
+# Ephemeroot: include the devices under the volumes needed for boot (LUKS, LVM, MD) in the image,
 # like those of the root.
 add_device+=" $(/usr/bin/ephemeroot image --devices 2> /dev/null) "
 """
@@ -37,11 +37,11 @@ class Dracut(contract.Generator):
     BASE_HINT = 'for dracut, set hostonly_cmdline="no" and name the root on the kernel command line'
 
     def installation(self, has: Callable[[str], bool]) -> str:
-        """By the distribution's package manager."""
+        """The distribution's package."""
         return "apt install dracut" if has("usr/bin/apt-get") else "# install dracut"
 
     def rebuilding(self, has: Callable[[str], bool]) -> str:
-        """By kernel-install, as the package of the kernel calls it. Debian's has both files in
+        """kernel-install, called like in the package of the kernel. Debian has kernel and initrd in
         /boot (systemd-boot, /etc/kernel/postinst.d/zz-systemd-boot).
         """
         if has("boot/initrd.img-*") and not has("usr/lib/modules/*/vmlinuz"):
@@ -51,7 +51,7 @@ class Dracut(contract.Generator):
         return 'kernel-install add "$(uname -r)" "/usr/lib/modules/$(uname -r)/vmlinuz"'
 
     def items(self, program: str) -> list[Item]:
-        """The module, and the file of configuration that names the plan's devices."""
+        """The module, and the configuration file that adds the plan's devices."""
         ours = data.folder("dracut") / "50ephemeroot"
         inert = ours / "ephemeroot-inert.sh"
         return [
@@ -63,19 +63,19 @@ class Dracut(contract.Generator):
         ]
 
     def images(self, root: Path) -> tuple[list[contract.Image], list[str]]:
-        """By the installed kernels; rescue images are left out."""
+        """One image for each installed kernel; rescue images are left out."""
         found, unknown = images.images(root)
         return [*found], unknown
 
     def files(self, root: Path) -> list[Path]:
-        """Unified images too, which another program builds from dracut's."""
+        """The images, and unified images that another program builds from them."""
         found = [image.path for image in images.images(root)[0]]
         return found + [p for kernel in images.kernels(root) for p in images.unified(root, kernel)]
 
     def missing(
         self, root: str, types: Collection[str], plan: Plan | None
     ) -> list[contract.Missing]:
-        """Modules of OpenZFS, and of dracut's own package for the network."""
+        """OpenZFS's module, and dracut's package with network modules."""
         return list(requirements.missing(root, types, plan))
 
     def declare(self, parser: argparse.ArgumentParser) -> None:
@@ -104,7 +104,7 @@ class Dracut(contract.Generator):
         )
 
     def answer(self, arguments: argparse.Namespace, plan: Plan | None) -> list[str] | None:
-        """The plan's block devices that this machine has, or modules of dracut."""
+        """The plan's block devices that this machine has, or dracut modules."""
         if arguments.devices:
             return block_devices.of(plan) if plan else []
         if arguments.dracut_modules:
@@ -112,5 +112,5 @@ class Dracut(contract.Generator):
         return None
 
     def target(self, arguments: argparse.Namespace) -> DracutTarget:
-        """By ``--init`` and ``--initqueue``."""
+        """The target for ``--init`` and ``--initqueue``."""
         return DracutTarget(arguments.init, initqueue=arguments.initqueue)

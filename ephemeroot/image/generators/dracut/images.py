@@ -1,4 +1,4 @@
-"""dracut's images: which there are, and building one."""
+"""dracut's images: finding and building them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ephemeroot.image.generators import contract
 from ephemeroot.image.readback import Advice
 from ephemeroot.linux import documents
 
-# Where dracut and the distributions put a kernel's image ({} is its version).
+# The places where dracut and the distributions put a kernel's image ({} is its version).
 _PLACES = (
     "boot/initrd.img-{}",
     "boot/initramfs-{}.img",
@@ -19,12 +19,12 @@ _PLACES = (
     "boot/firmware/initrd.img-{}",
     "lib/modules/{}/initrd",
 )
-# The filesystems of the Boot Loader Specification: images are in TOKEN/VERSION there, as dracut
-# itself (dracut.sh, "outfile") and kernel-install put them: 90-loaderentry.install copies `initrd`,
-# or under its own name what a distribution's hook has built in /boot.
+# The filesystems of the Boot Loader Specification. Images are in TOKEN/VERSION on them, where
+# dracut (dracut.sh, "outfile") and kernel-install put them: 90-loaderentry.install copies `initrd`,
+# or an image that a distribution's hook has built in /boot, under its own name.
 _BOOT = ("boot", "boot/efi", "efi")
-# What the firmware of a Raspberry Pi starts: copies without a release in their names, each for the
-# kernel beside it (raspi-firmware's z50-raspi-firmware; flash-kernel on Ubuntu).
+# Images that the firmware of a Raspberry Pi starts: copies without a release in their names, each
+# for the kernel beside it (raspi-firmware's z50-raspi-firmware; flash-kernel on Ubuntu).
 _FIRMWARE = ("boot/firmware", "boot")
 _BESIDE = {
     "initramfs": "kernel.img",
@@ -38,8 +38,9 @@ _UNIFIED = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
 
 
 _ADVICE = Advice(
-    absent="run `ephemeroot setup dracut`; dracut.conf's omit_dracutmodules must not name it",
-    incomplete="read dracut's messages",
+    absent="run 'ephemeroot setup dracut', and remove ephemeroot from omit_dracutmodules in "
+    "dracut.conf",
+    incomplete="run 'dracut --force' and read its messages",
     kernel_modules="check that they are installed for this kernel, and not in dracut's "
     "omit_drivers",
 )
@@ -54,21 +55,21 @@ class Image(contract.Image):
 
     @property
     def release(self) -> str:
-        """dracut names images after it."""
+        """The release, after which dracut names images."""
         return self.kernel
 
     @property
     def advice(self) -> Advice:
-        """With dracut's settings."""
+        """The hints that name dracut's settings."""
         return _ADVICE
 
     def describe(self, *, armed: bool) -> str:
-        """With the kernel that it is for."""
+        """The rebuild, with the kernel's release."""
         what = f"rebuild {self.path} for the kernel {self.kernel}"
         return f"{what}, and read it back" if armed else f"{what} without ephemeroot"
 
     def build(self, path: Path) -> None:
-        """Call dracut."""
+        """Run dracut."""
         import subprocess
 
         try:
@@ -79,19 +80,21 @@ class Image(contract.Image):
                 check=False,
             )
         except FileNotFoundError:
-            raise EphemerootError("the program dracut is not installed", "install dracut") from None
+            raise EphemerootError(
+                f"cannot build the image of {self.kernel}: dracut is not installed",
+                "install dracut, then run 'ephemeroot apply'",
+            ) from None
         if done.returncode != 0 or not path.exists():
             said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
             tail = "; ".join(said[-3:]) or f"exit status {done.returncode}"
             raise EphemerootError(
                 f"dracut could not build the image of {self.kernel}: {tail}",
-                f"run `dracut --force {path.parent}/IMAGE {self.kernel}` to see all of its "
-                "messages",
+                f"run 'dracut --force {path.parent}/IMAGE {self.kernel}' to see all messages",
             )
 
 
 def kernels(root: Path) -> list[str]:
-    """The installed kernels, by dracut's own measure: they have a modules.dep."""
+    """The installed kernels, which have a modules.dep as dracut requires."""
     folder = root / "lib/modules"
     if not folder.is_dir():
         return []
@@ -100,8 +103,8 @@ def kernels(root: Path) -> list[str]:
 
 
 def images(root: Path) -> tuple[list[Image], list[str]]:
-    """All images of all installed kernels, rescue images left out; and a line for each
-    kernel or image that cannot be dealt with.
+    """All images of all installed kernels except rescue images, and a line for each kernel or image
+    that is not supported.
     """
     folders = _folders(root)
     found, unknown = [], []
@@ -120,16 +123,16 @@ def images(root: Path) -> tuple[list[Image], list[str]]:
 
 
 def _of_firmware(root: Path, known: set[str]) -> tuple[list[Image], list[str]]:
-    """The images of *known* kernels that a firmware starts by a fixed name, and what is unclear."""
+    """The images of *known* kernels that a firmware starts by a fixed name, and a line for each
+    image whose kernel is not known.
+    """
     found, unclear = [], []
     for top in _FIRMWARE:
         for name, beside in _BESIDE.items():
             image, kernel = root / top / name, root / top / beside
             if image.is_symlink() or not image.is_file() or not kernel.is_file():
                 continue
-            from ephemeroot.image import (
-                kernel_image,
-            )  # reads a kernel: no other machine waits for it
+            from ephemeroot.image import kernel_image  # reads a kernel, only on such a machine
 
             release = kernel_image.read(kernel)
             if release in known:
@@ -145,15 +148,16 @@ def _of_firmware(root: Path, known: set[str]) -> tuple[list[Image], list[str]]:
 
 
 def _folders(root: Path) -> list[Path]:
-    """This system's directories by the Boot Loader Specification, one on each filesystem; another
-    system's may be beside it. By the first token that is there (kernel-install(8), --entry-token).
+    """This system's directories of the Boot Loader Specification, one on each filesystem, by the
+    first existing token (kernel-install(8), --entry-token). Other systems may have directories
+    beside them.
     """
     given = _line(f"{root}/etc/kernel/entry-token")
     tokens = [given] if given else [_line(f"{root}/etc/machine-id"), *_system_names(root)]
     found = []
     for top in _BOOT:
-        there = [root / top / token for token in tokens if token and "/" not in token]
-        found += [folder for folder in there if folder.is_dir()][:1]
+        places = [root / top / token for token in tokens if token and "/" not in token]
+        found += [folder for folder in places if folder.is_dir()][:1]
     return found
 
 
@@ -177,5 +181,5 @@ def _line(path: str) -> str:
 
 
 def unified(root: Path, kernel: str) -> list[Path]:
-    """The unified images of *kernel*, whoever made them and signs them."""
+    """The unified images of *kernel*, built by any program."""
     return [p for folder in _UNIFIED for p in (root / folder).glob(f"*{kernel}*.efi")]

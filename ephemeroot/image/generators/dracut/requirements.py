@@ -1,4 +1,4 @@
-"""Modules of dracut that other packages than dracut's own have."""
+"""dracut modules that are packaged separately from dracut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ephemeroot.image.generators.contract import Missing
 _MODULES = "usr/lib/dracut/modules.d"
 _BY_TYPE = {"zfs": "zfs"}
 
-# The package of each module where it is not dracut's own: packages.debian.org (contrib has
+# The package of each module that is not dracut's own: packages.debian.org (contrib has
 # zfs-dracut); Fedora's dracut.spec; openzfs/zfs, rpm/generic/zfs.spec.in.
 _PACKAGES = {
     "usr/bin/apt-get": ("apt install", {

@@ -1,4 +1,4 @@
-"""An image that dracut is building: which init it has, and the hooks that dracut's own sources."""
+"""An image that dracut is building: its init, and the hooks for dracut's own init."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ INITQUEUE = Loop("dracut-initqueue.service", 180)
 """dracut's loop; the seconds are those of rd.retry= (dracut.cmdline(7))."""
 
 ENDLESS = 86400
-"""Seconds that stand for a volume that is waited for without end."""
+"""Seconds for a volume without a timeout."""
 
 Hook = tuple[str, str, str]
 """Type, priority and file name of a hook."""
 
-# The wipe: behind resume, which has its turn before `pre-mount`; a wiper that mounts the root does
-# so among the hooks for that, as the first. Persistence: before 50-mount-usr, which reads the
-# root's /etc/fstab.
+# The wipe runs after resume, which is before `pre-mount`; a wiper that mounts the root is the first
+# of the `mount` hooks. Persistence runs before 50-mount-usr, which reads the root's /etc/fstab.
 _PERSIST: Hook = ("pre-pivot", "30", "ephemeroot-persist.sh")
 _WIPE: Hook = ("pre-mount", "50", "ephemeroot-wipe.sh")
 _MOUNT: Hook = ("mount", "00", "ephemeroot-wipe.sh")
 _NO_DEVICE: Hook = ("cmdline", "96", "ephemeroot-root.sh")
 _INERT: Hook = ("pre-mount", "50", "ephemeroot-inert.sh")
 
-# Keeps dracut's loop, which makes devices, going until ours are there.
+# Keeps dracut's loop, which sets up devices, running until the devices of the volumes exist.
 _WAIT: Hook = ("initqueue/finished", "50", "ephemeroot-wait.sh")
 
-# Speak where dracut gives up before the wipe; the second without a shell.
+# Print a message if dracut gives up before the wipe; the second is for a boot without a shell.
 _MISSING: tuple[Hook, ...] = tuple(
     (kind, "05", "ephemeroot-missing.sh") for kind in ("emergency", "shutdown-emergency")
 )
@@ -48,7 +47,7 @@ class DracutTarget(Target):
 
     @property
     def systemd_advice(self) -> str:
-        """The module to add."""
+        """The dracut module that adds systemd."""
         return "build it with dracut's module dracut-systemd"
 
     def require(self) -> None:
@@ -68,12 +67,12 @@ class DracutTarget(Target):
             contents.scripts += [_script(hook) for hook in _hooks(root)]
 
     def add_inert(self, contents: Contents) -> None:
-        """The hook that says why the image does nothing."""
+        """Add the hook that prints why the image is inert."""
         if self.init == DRACUT:
             contents.scripts.append(_script(_INERT))
 
     def lines(self, contents: Contents) -> list[str]:
-        """Also the hooks that belong to the loop: ``hook TYPE PRIORITY FILE``."""
+        """The lines, with the loop's hooks: ``hook TYPE PRIORITY FILE``."""
         loop = [_WAIT] if self.loop and contents.waits else []
         loop += _MISSING if self.loop and contents.armed else ()
         scripts = [*(_script(hook) for hook in loop), *contents.scripts]
@@ -88,8 +87,8 @@ def _hooks(root: Wiper | None) -> list[Hook]:
 
 
 def _script(hook: Hook) -> Script:
-    """*hook*, a file of this installation. In an image its name ends in what ``end`` has, in
-    whatever directory dracut keeps hooks.
+    """*hook*, a file of this installation. ``end`` is the end of its name in an image, whose hook
+    directory depends on dracut's version.
     """
     kind, priority, name = hook
     file = data.folder("dracut") / "50ephemeroot" / name

@@ -1,1 +1,1 @@
-"""mkinitcpio: its presets, its HOOKS, and what an image of it needs."""
+"""mkinitcpio: its presets, its HOOKS, and the requirements of an image."""

@@ -1,4 +1,4 @@
-"""HOOKS as mkinitcpio will read them: without our hook, an image does not contain Ephemeroot."""
+"""HOOKS in mkinitcpio's configuration: without our hook, images do not contain Ephemeroot."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from ephemeroot.image.generators.mkinitcpio.presets import Preset
 CONFIG = "/etc/mkinitcpio.conf"
 DROP_INS = "/etc/mkinitcpio.conf.d"
 
-# The configuration is shell (mkinitcpio.conf(5)).
+# The configuration is a shell script (mkinitcpio.conf(5)).
 _WHOLE = re.compile(r"HOOKS=\([^()#]*\)")
 _READ = 'for file; do . "$file" || exit; done; printf "%s\\0" "${HOOKS[@]}"'
 
 
 def omissions(root: Path, found: Sequence[Preset]) -> list[Omission]:
-    """The configurations of the presets *found* below *root* that leave our hook out, or have it in
-    the wrong place. Fallback images do not contain Ephemeroot.
+    """The configurations of the presets *found* at *root* that lack our hook or have it in the
+    wrong place. Fallback images do not need it: they do not contain Ephemeroot.
     """
     lines: dict[Omission, None] = {}
     for config, words in _configured(root, found):
         place = str(root / config.lstrip("/"))
         if words is None:
-            lines[Omission(place, "mkinitcpio's configuration cannot be read", "repair it")] = None
+            reason = "cannot read mkinitcpio's configuration: bash reports an error"
+            lines[Omission(place, reason, f"run 'bash -n {place}'")] = None
             continue
         reason, line = _fault(words)
         if reason:
@@ -38,7 +39,7 @@ def omissions(root: Path, found: Sequence[Preset]) -> list[Omission]:
 
 
 def enabling(root: Path, found: Sequence[Preset]) -> list[str]:
-    """The commands that give HOOKS of each such configuration our hook, in its place."""
+    """The commands that add our hook to HOOKS in each such configuration, in the right place."""
     commands: dict[str, None] = {}
     configured = _configured(root, found) or [(CONFIG, _hooks(root, CONFIG, drop_ins=True))]
     for config, words in configured:
@@ -51,7 +52,7 @@ def enabling(root: Path, found: Sequence[Preset]) -> list[str]:
 
 
 def _configured(root: Path, found: Sequence[Preset]) -> list[tuple[str, list[str] | None]]:
-    """Each configuration with the HOOKS of a preset that it is used for."""
+    """Each configuration, with the HOOKS of a preset that uses it."""
     result: list[tuple[str, list[str] | None]] = []
     for preset in found:
         if preset.is_fallback:
@@ -63,7 +64,7 @@ def _configured(root: Path, found: Sequence[Preset]) -> list[tuple[str, list[str
 
 
 def _fault(words: Sequence[str]) -> tuple[str, str]:
-    """The fault in HOOKS, and the line that is right; both empty if nothing is."""
+    """The fault in HOOKS and the corrected line; both empty if there is none."""
     if hooks.NAME not in words:
         init = () if hooks.init(words) != NONE else ("base", "udev")
         reason = f"HOOKS lacks {hooks.NAME}: the images do not contain ephemeroot and never wipe"
@@ -76,8 +77,8 @@ def _fault(words: Sequence[str]) -> tuple[str, str]:
 
 
 def _written(root: Path, config: str, line: str) -> str:
-    """The command that makes *line* take effect: instead of the only assignment, else behind
-    all others, for the file is the shell's.
+    """The command that makes *line* take effect: it replaces the only assignment of HOOKS, or
+    appends another one, which takes precedence in a shell script.
     """
     files = [config]
     if config == CONFIG:
@@ -94,8 +95,8 @@ def _written(root: Path, config: str, line: str) -> str:
 
 
 def _hooks(root: Path, config: str, *, drop_ins: bool) -> list[str] | None:
-    """HOOKS in *config* below *root*, ``None`` if it cannot be read. A configuration that a preset
-    names stands alone (mkinitcpio(8), ``--config``).
+    """HOOKS in *config* at *root*; ``None`` if it cannot be read. A configuration that a preset
+    names is read without drop-ins (mkinitcpio(8), ``--config``).
     """
     import subprocess
 
@@ -109,7 +110,7 @@ def _hooks(root: Path, config: str, *, drop_ins: bool) -> list[str] | None:
 
 
 def _with_options(words: list[str], options: Sequence[str]) -> list[str]:
-    """*words* as the *options* of a preset change them (mkinitcpio(8), ``-A`` and ``-S``)."""
+    """*words* after the *options* of a preset are applied (mkinitcpio(8), ``-A`` and ``-S``)."""
     kept = list(words)
     given = iter(options)
     for option in given:

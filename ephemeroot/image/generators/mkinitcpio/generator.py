@@ -1,4 +1,4 @@
-"""What mkinitcpio answers to the contract."""
+"""The implementation of the generator contract for mkinitcpio."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Mkinitcpio(contract.Generator):
     FOLDERS = (_OURS,)
 
     def installation(self, has: Callable[[str], bool]) -> str:
-        """By the distribution's package manager."""
+        """The distribution's package."""
         return "pacman -S mkinitcpio" if has("usr/bin/pacman") else "# install mkinitcpio"
 
     def rebuilding(self, has: Callable[[str], bool]) -> str:
-        """By all presets."""
+        """Build the images of all presets."""
         del has
         return "mkinitcpio -P"
 
     def items(self, program: str) -> list[Item]:
-        """The hook, in mkinitcpio's two halves."""
+        """The install hook and the run-time hook."""
         source = data.folder("mkinitcpio")
         hook, install = source / "hooks/ephemeroot", source / "install/ephemeroot"
         return [
@@ -47,26 +47,26 @@ class Mkinitcpio(contract.Generator):
         ]
 
     def images(self, root: Path) -> tuple[list[contract.Image], list[str]]:
-        """By its presets."""
+        """One image for each preset."""
         found, unknown = presets.presets(root)
         return [*found], unknown
 
     def files(self, root: Path) -> list[Path]:
-        """Fallback images do not contain Ephemeroot."""
+        """The images, except fallback images, which do not contain Ephemeroot."""
         return [preset.path for preset in presets.presets(root)[0] if not preset.is_fallback]
 
     def enabling(self, root: Path) -> list[str]:
-        """HOOKS with our hook in its place."""
+        """Add our hook to HOOKS."""
         return configuration.enabling(root, presets.presets(root)[0])
 
     def omissions(self, root: Path) -> list[contract.Omission]:
-        """HOOKS without our hook."""
+        """HOOKS that lack our hook."""
         return configuration.omissions(root, presets.presets(root)[0])
 
     def missing(
         self, root: str, types: Collection[str], plan: Plan | None
     ) -> list[contract.Missing]:
-        """The hook of OpenZFS, which the archives of archzfs have."""
+        """OpenZFS's hook, which is in the repository archzfs."""
         del plan
         places = (f"{root}{_INITCPIO}/install/{name}" for name in ("zfs", "sd-zfs"))
         if "zfs" not in types or any(os.path.lexists(place) for place in places):
@@ -75,7 +75,7 @@ class Mkinitcpio(contract.Generator):
         return [contract.Missing(reason, "# install zfs-utils (archzfs)")]
 
     def declare(self, parser: argparse.ArgumentParser) -> None:
-        """The options that its install hook uses."""
+        """The options that the install hook uses."""
         parser.add_argument(
             "--hooks", metavar="HOOKS", help="instead of --init, mkinitcpio's hooks for this image"
         )
@@ -84,11 +84,11 @@ class Mkinitcpio(contract.Generator):
         )
 
     def is_caller(self, arguments: argparse.Namespace) -> bool:
-        """By ``--hooks``."""
+        """Whether ``--hooks`` is given."""
         return arguments.hooks is not None
 
     def target(self, arguments: argparse.Namespace) -> MkinitcpioTarget:
-        """By ``--hooks`` and ``--configured-hooks``."""
+        """The target for ``--hooks`` and ``--configured-hooks``."""
         return MkinitcpioTarget(
             (arguments.hooks or "").split(), (arguments.configured_hooks or "").split()
         )

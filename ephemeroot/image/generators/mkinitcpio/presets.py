@@ -1,6 +1,7 @@
-"""mkinitcpio's images: which there are, by its presets, and building one.
+"""mkinitcpio's images, by its presets, and building one.
 
-Each is built by itself: ``mkinitcpio -P`` would write over all of them first.
+Each image is built separately: ``mkinitcpio -P`` would overwrite all of them before they are read
+back.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ephemeroot.image.tree import FOLDER
 
 PRESETS = "etc/mkinitcpio.d"
 
-# A preset is shell, and so is what it may say (mkinitcpio(8)): seven fields for each image.
+# A preset is a shell script (mkinitcpio(8)), which sets these fields for each image.
 _READ = """
 . "$1" || exit
 for preset in "${PRESETS[@]}"; do
@@ -33,8 +34,8 @@ _FIELDS = 6
 
 
 _ADVICE = Advice(
-    absent="run `ephemeroot setup mkinitcpio`; HOOKS in mkinitcpio.conf must name it",
-    incomplete="read mkinitcpio's messages",
+    absent="run 'ephemeroot setup mkinitcpio', and add ephemeroot to HOOKS in mkinitcpio.conf",
+    incomplete="run 'mkinitcpio -P' and read its messages",
     kernel_modules="check that they are installed for this kernel",
 )
 
@@ -42,7 +43,7 @@ _ADVICE = Advice(
 @dataclass(frozen=True)
 class Preset(contract.Image):
     """One image of one kernel. ``kernel`` is a version or the kernel's file, ``config`` and
-    ``options`` are empty or what mkinitcpio is called with; ``unified``: with the kernel in it.
+    ``options`` are arguments for mkinitcpio, or empty; ``unified``: the image contains the kernel.
     """
 
     name: str
@@ -54,28 +55,28 @@ class Preset(contract.Image):
 
     @property
     def is_fallback(self) -> bool:
-        """Whether it is built for any machine; it does not contain Ephemeroot then."""
+        """Whether it is built for any machine; such an image does not contain Ephemeroot."""
         return "autodetect" in " ".join(self.options).replace(",", " ").split()
 
     @property
     def release(self) -> str:
-        """Empty if the preset names the kernel's file."""
+        """The release; empty if the preset names the kernel's file."""
         return "" if self.kernel.startswith("/") else self.kernel
 
     @property
     def advice(self) -> Advice:
-        """With mkinitcpio's settings."""
+        """The hints that name mkinitcpio's settings."""
         return _ADVICE
 
     def describe(self, *, armed: bool) -> str:
-        """With the preset's name."""
+        """The rebuild, with the name of the preset."""
         what = f"rebuild {self.path} ({self.name})"
         return (
             f"{what} with mkinitcpio, and read it back" if armed else f"{what} without ephemeroot"
         )
 
     def build(self, path: Path) -> None:
-        """Call mkinitcpio."""
+        """Run mkinitcpio."""
         import subprocess
 
         kind = "-U" if self.unified else "-g"
@@ -86,36 +87,36 @@ class Preset(contract.Image):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             raise EphemerootError(
-                "the program mkinitcpio is not installed", "install mkinitcpio"
+                f"cannot build {self.path}: mkinitcpio is not installed",
+                "install mkinitcpio, then run 'ephemeroot apply'",
             ) from None
         if done.returncode != 0 or not path.exists():
             said = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR" in line]
             raise EphemerootError(
                 f"mkinitcpio could not build {self.path}: "
                 + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
-                f"run `{' '.join(command[:3])} {' '.join(self.options)}` to see all of its "
-                "messages",
+                f"run '{' '.join([*command[:3], *self.options])}' to see all messages",
             )
 
     def read_back(self, fresh: Path, plan: bytes | None) -> str:
-        """A fallback image does not contain Ephemeroot, with or without a plan."""
+        """Verify that a fallback image does not contain Ephemeroot, with or without a plan."""
         return _verify_fallback(fresh) if self.is_fallback else super().read_back(fresh, plan)
 
     def require_bootable(self, fresh: Path) -> None:
-        """Programs that sign images may know only those in their places: Secure Boot would refuse
-        one without a signature.
+        """Refuse an unsigned image in place of a signed one, which Secure Boot would not start. A
+        signing program may only sign images under their final names.
         """
         if not self.unified or not unified.is_signed(self.path.read_bytes()):
             return
         if not unified.is_signed(fresh.read_bytes()):
             raise EphemerootError(
-                f"the image in place of {self.path} is signed, and the new one is not",
-                f"run `mkinitcpio -p` with its preset and sign {self.path} as usual",
+                f"cannot replace {self.path}: it is signed, and the new image is not",
+                f"run 'mkinitcpio -p' with its preset, then sign {self.path} as usual",
             )
 
 
 def presets(root: Path) -> tuple[list[Preset], list[str]]:
-    """All images of all presets; and a line for each that cannot be dealt with."""
+    """All images of all presets, and a line for each preset that is not supported."""
     import subprocess
 
     found, unknown = [], []
@@ -137,5 +138,8 @@ def presets(root: Path) -> tuple[list[Preset], list[str]]:
 def _verify_fallback(path: Path) -> str:
     ours = FOLDER.lstrip("/") + "/"
     if any(name.startswith(ours) for name in archive.read(path, lambda _: False).names):
-        raise Damaged(f"{path} is a fallback image, but contains ephemeroot")
+        raise Damaged(
+            f"{path} is a fallback image, but contains ephemeroot",
+            "check that its options in the preset skip autodetect",
+        )
     return "a fallback image: it does not contain ephemeroot, so it never wipes"

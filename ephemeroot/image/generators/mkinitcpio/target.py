@@ -25,20 +25,20 @@ class MkinitcpioTarget(Target):
 
     @property
     def systemd_advice(self) -> str:
-        """The hook to add."""
+        """The hook that adds systemd."""
         return "build it with mkinitcpio's hook systemd"
 
     def exemption(self) -> str:
-        """A fallback image is kept for when others fail."""
+        """Why nothing is added to a fallback image: it is kept for recovery."""
         is_fallback = hooks.is_fallback(self.words, self.configured)
         return "a fallback image never wipes" if is_fallback else ""
 
     def require(self) -> None:
-        """Raise ``Misconfigured``, with the right line, if the wipe would come too early."""
+        """Raise ``Misconfigured``, with the corrected line, if the wipe would run too early."""
         hooks.require_order(self.words)
 
     def add(self, contents: Contents, root: Wiper | None) -> None:
-        """For its own init: the hook, and whether the wiper mounts the root."""
+        """Add the hook for mkinitcpio's own init, and a mark if the wiper mounts the root."""
         if self.init != hooks.SHELL:
             return
         contents.scripts.append(_HOOK)
@@ -46,12 +46,12 @@ class MkinitcpioTarget(Target):
             contents.tree.write(MOUNTS_ROOT, "", why="mounted by the wiper")
 
     def add_inert(self, contents: Contents) -> None:
-        """For its own init, the hook."""
+        """Add the hook for mkinitcpio's own init."""
         if self.init == hooks.SHELL:
             contents.scripts.append(_HOOK)
 
     def warnings(self, plan: Plan) -> list[str]:
-        """HOOKS that do not set up the network."""
+        """A warning if HOOKS do not set up the network that a volume needs."""
         if not nics.is_needed(plan) or nics.is_static(plan) or hooks.sets_up_network(self.words):
             return []
         problem = "a volume is on the network, but HOOKS contains no network hook"

@@ -159,7 +159,7 @@ def test_builds_an_armed_image_with_systemd(mkinitcpio: Mkinitcpio) -> None:
         ),
         (
             "base udev usr block filesystems ephemeroot fsck",
-            "ephemeroot behind usr",
+            "ephemeroot after usr",
             "HOOKS=(base udev block ephemeroot usr filesystems fsck)",
         ),
     ],

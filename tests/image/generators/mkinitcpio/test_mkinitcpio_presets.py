@@ -178,6 +178,6 @@ class TestRebuild:
         if signed:
             one.rebuild(PLAN)
         else:
-            with pytest.raises(EphemerootError, match="is signed, and the new one is not"):
+            with pytest.raises(EphemerootError, match="is signed, and the new image is not"):
                 one.rebuild(PLAN)
         assert (one.path.read_bytes() == before) == (not signed)
