@@ -1,1 +1,1 @@
-"""Persistence that a user runs, without root: bindfs mounts and links below the home."""
+"""Persistence run by a user without root's privileges: bindfs mounts and links under the home."""

@@ -1,4 +1,4 @@
-"""Applying a configuration to the home, and stopping: one run after the other, never two."""
+"""Applying a configuration to the home, and undoing it; one run at a time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ephemeroot.home.view import View
 def exclusive(user: User) -> Iterator[None]:
     """Hold the lock of the user's home. Raises ``Locked`` if another run has it.
 
-    Where neither the home nor the user's runtime directory can be locked there is no lock:
-    each operation looks again at what it changes, so that two runs only disturb each other.
+    If neither the home nor the user's runtime directory can be locked, there is no lock. Each
+    operation checks the state again before a change, so parallel runs only delay each other.
     """
-    # Directories are locked, not a file: in the home, that would have to be somewhere that
-    # nothing is ever mounted on. NFS locks no directory (EBADF).
+    # The lock is on a directory, because a mount could hide a lock file in the home. NFS cannot
+    # lock directories (EBADF).
     fd = _lock(user.home)
     if fd is None:
         fd = _lock(f"/run/user/{user.uid}")
@@ -48,8 +48,8 @@ def _lock(path: str) -> int | None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        hint = "wait until it ends, then try again"
-        raise Locked(f"another run uses this home ({path} is locked)", hint) from None
+        hint = "wait until the other run ends, then run the command again"
+        raise Locked(f"the home is in use by another run ({path} is locked)", hint) from None
     except OSError:
         os.close(fd)
         return None
@@ -57,10 +57,9 @@ def _lock(path: str) -> int | None:
 
 
 class Application:
-    """One run in a home. *listener* is told of each operation as soon as it has been tried.
+    """One run in a home. *listener* is called after each operation.
 
-    ``damage`` are complaints about the record. Use ``exclusive`` around it, unless it only
-    looks.
+    ``damage`` are faults of the record. Use it inside ``exclusive``, except for reading.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Application:
         listener: Callable[[Result], None] | None = None,
         stops: bool = False,
     ) -> None:
-        """*entries* as declared, parents first; *stops* if they are to be undone."""
+        """*entries* as declared, parents first; *stops*: they will be undone."""
         self.entries = list(entries)
         self.dry_run = dry_run
         self.execution = Execution(listener, dry_run=dry_run)
@@ -87,8 +86,8 @@ class Application:
         self.keeper.expect(self.view.ours(), to_stay=stops)
 
     def apply(self) -> Changes:
-        """Make the home what the entries declare; returns what had to change."""
-        # Before anything is mounted over it: see Keeper.
+        """Make the home match the entries; returns the changes."""
+        # Saved before a mount hides the record: see Keeper.
         self._save(without={f.entry.target for f in self.findings() if f.is_blocked})
         found = changes.between(self.work, self.entries)
         self._remove(found.removals)
@@ -96,7 +95,7 @@ class Application:
         for entry, operations in found.additions:
             if not all(self._run(operation) for operation in operations):
                 failed.add(entry.target)
-        # What a mount has brought to light: links that an earlier run made inside of it.
+        # A mount may reveal links that an earlier run made inside of it.
         self.view.look()
         self._remove(changes.leftovers(self.work, self.entries))
         self._forget(declared={entry.target for entry in self.entries})
@@ -104,7 +103,7 @@ class Application:
         return found
 
     def stop(self, *, everything: bool = False) -> None:
-        """Unmount what is ours; with *everything*, remove our links and directories, too."""
+        """Unmount our mounts; with *everything*, remove our links and directories, too."""
         self._remove(
             operation
             for operation in changes.leftovers(self.work, ())
@@ -115,12 +114,12 @@ class Application:
         self._save(is_last=True)
 
     def findings(self) -> list[Finding]:
-        """How things stand with each entry, now."""
+        """The present state of each entry."""
         self.view.look()
         return [observe(entry, self.view) for entry in self.entries]
 
     def undeclared(self) -> dict[str, str]:
-        """Mounts and links of Ephemeroot's that no entry declares any more, with their sources."""
+        """Our mounts and links that are not declared any more, with their sources."""
         paths = {operation.path for operation in changes.leftovers(self.work, self.entries)}
         return {p: s for p, s in sorted(self.view.record.sources().items()) if p in paths}
 
@@ -129,14 +128,14 @@ class Application:
             self._run(operation)
 
     def _run(self, operation: Operation) -> bool:
-        """Try it; whether it was done."""
+        """Run the operation; return whether it succeeded."""
         done = not self.execution.one(operation).failed
         if done:
             self._save()
         return done
 
     def _save(self, *, without: Iterable[str] = (), is_last: bool = False) -> None:
-        """Write the record. A home with mounts but without it is better than one without both."""
+        """Write the record. If that fails, the mounts stay: they are more useful than a record."""
         if self.dry_run or self.is_unrecorded:
             return
         try:
@@ -149,7 +148,7 @@ class Application:
             self.execution.note(Result(record, record.line, error=failure))
 
     def _forget(self, *, declared: set[str]) -> None:
-        """Drop from the record what is proven gone, but for links that stay *declared*."""
+        """Remove entries from the record that no longer exist, except *declared* links."""
         view, record = self.view, self.view.record
         view.look()
         for path in list(record.mounts):
@@ -157,7 +156,7 @@ class Application:
             if mount is None or not view.is_ours(mount):
                 del record.mounts[path]
         for path in list(record.links):
-            # One that is declared stays: if a program replaces it, we can say so.
+            # Declared links stay, to report if a program replaces them.
             present = view.is_our_link(path) or view.is_set_aside(path)
             if path not in declared and not present:
                 del record.links[path]

@@ -13,11 +13,11 @@ from ephemeroot.home.model import Entry
 from ephemeroot.linux.mountinfo import Mount
 
 OLDEST = (1, 14)
-"""The first version that we know to behave; ``mount`` says the differences between versions."""
+"""The first supported version; ``mount`` documents differences between versions."""
 
 ALLOW_OTHER = "allow_other"
 
-_INSTALL = "install bindfs 1.14 or newer: your distribution has a package of that name"
+_INSTALL = "install the package bindfs, version 1.14 or newer"
 _SPECIAL = frozenset((*range(0x21), 0x7F, *b",\\%"))
 
 
@@ -30,7 +30,7 @@ class Bindfs:
 
     @classmethod
     def find(cls) -> Bindfs:
-        """Raises ``EphemerootError`` if it is missing or too old."""
+        """The program on this machine. Raises ``EphemerootError`` if it is missing or too old."""
         program = fuse.find("bindfs")
         if program is None:
             raise EphemerootError("bindfs is not installed", _INSTALL)
@@ -46,8 +46,7 @@ class Bindfs:
     def mount(self, entry: Entry) -> None:
         """Mount the entry's source at its target, which must be an empty directory.
 
-        Returns once it is mounted; a process of this user then serves it. Raises
-        ``EphemerootError``.
+        Returns after the mount; a process of this user serves it. Raises ``EphemerootError``.
         """
         options = [f"fsname={fsname(entry.source)}", "subtype=bindfs"]
         if not entry.allow_other:
@@ -63,27 +62,27 @@ class Bindfs:
 
 
 def _allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one, for bindfs inherits it: it opens each
-    file that any process has open in the mount. 1,024 is the usual soft limit of a session, which
-    is low for the sake of select(2) (systemd's NEWS of version 240), and bindfs uses none.
+    """Raise the soft limit of open files to the hard limit, which bindfs inherits. It opens each
+    file that a process opens in the mount. Sessions usually have a soft limit of 1,024 because of
+    select(2) (systemd's NEWS of version 240), which bindfs does not use.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def fsname(source: str) -> str:
-    """What the mount table is to call *source*: bytes that mean something to FUSE's options,
-    or to who reads mount tables, are written as in a URL.
+    """The name of *source* in the mount table. Bytes with a meaning in FUSE's options or in mount
+    tables are percent-encoded.
     """
     raw = os.fsencode(source)
     return os.fsdecode(b"".join(b"%%%02x" % b if b in _SPECIAL else bytes((b,)) for b in raw))
 
 
 def is_mount_of(mount: Mount, source: str) -> bool:
-    """Whether *mount*, a FUSE filesystem, says that bindfs mirrors *source* in it.
+    """Whether *mount*, a FUSE filesystem, is a bindfs mount of *source*.
 
-    bindfs before 1.14.9 ignores our ``fsname`` for the resolved path of the source, unless
-    that has a blank or a comma in it; before 1.18.2 it sets no subtype of its own.
+    bindfs before 1.14.9 replaces our ``fsname`` by the resolved path of the source, unless that
+    contains a blank or a comma. Before 1.18.2 it sets no subtype of its own.
     """
     if mount.fstype not in ("fuse", "fuse.bindfs"):
         return False
@@ -91,5 +90,5 @@ def is_mount_of(mount: Mount, source: str) -> bool:
 
 
 def allows_other(mount: Mount) -> bool:
-    """Whether other users get into *mount*."""
+    """Whether other users have access to *mount*."""
     return ALLOW_OTHER in mount.super_options

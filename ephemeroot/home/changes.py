@@ -1,4 +1,4 @@
-"""From how things stand to how they are declared: which operations, in which order."""
+"""The operations that turn the present state of a home into the declared one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ephemeroot.home.view import View, is_dead, readlink
 
 @dataclass(slots=True)
 class Changes:
-    """``removals`` come first, children before their parents; then ``additions``, each
-    entry with its operations, parents first. ``blocked`` are entries that nothing is done for.
+    """``removals`` run first, children before their parents; then ``additions``, each entry with
+    its operations, parents first. ``blocked`` are entries that are left alone.
     """
 
     findings: tuple[Finding, ...]
@@ -51,7 +51,7 @@ def adopt(entries: Iterable[Entry], view: View) -> None:
 
 
 def between(work: Work, entries: Sequence[Entry]) -> Changes:
-    """What makes the home of *work* as *entries* (parents first) declare it."""
+    """The changes that make the home of *work* match *entries* (parents first)."""
     view = work.view
     findings = [observe(entry, view) for entry in entries]
     changing = {f.entry.target: f.entry for f in findings if not (f.is_in_place or f.is_blocked)}
@@ -61,7 +61,7 @@ def between(work: Work, entries: Sequence[Entry]) -> Changes:
     for number, finding in enumerate(findings):
         entry = finding.entry
         if removals.turns(entry.target):
-            # It will not exist then: it is created again, or found to be in the way.
+            # It will be removed: it is created again, or blocked by another file.
             if finding.condition is Condition.IN_THE_WAY or finding.is_in_place:
                 findings[number] = Finding(entry, Condition.MISSING)
         if not (findings[number].is_in_place or findings[number].is_blocked):
@@ -71,13 +71,13 @@ def between(work: Work, entries: Sequence[Entry]) -> Changes:
 
 
 def leftovers(work: Work, entries: Iterable[Entry]) -> list[Operation]:
-    """What of Ephemeroot's is not declared any more."""
+    """The removal of our mounts, links and directories that are not declared any more."""
     return _Removals(work, {entry.target for entry in entries}, {}).operations()
 
 
 class _Removals:
-    """What must go: all of Ephemeroot's that is not declared, or stands differently, or is in a
-    directory that is about to show something else.
+    """The removals: everything of ours that is not declared, has changed in the declaration, or is
+    inside a directory whose content will change.
 
     *changing* are the declared entries that are not in place.
     """
@@ -100,20 +100,20 @@ class _Removals:
         self.mounts = {p: s for p, s in present.items() if p in going or self.turns(p)}
 
     def turns(self, path: str) -> bool:
-        """Whether *path* is in a place whose content will change."""
+        """Whether *path* is inside a directory whose content will change."""
         return any(path != other and clean.is_below(path, other) for other in self.turning)
 
     def operations(self) -> list[Operation]:
-        """In the order in which they must be done."""
+        """The operations in their order."""
         found: list[Operation] = [*self._unmounts(), *self._links(), *self._directories()]
-        # A mount goes before the directory under it, which has the same path.
+        # The unmount comes before the removal of its directory, which has the same path.
         found.sort(key=lambda operation: isinstance(operation, RemoveDirectory))
         found.sort(key=lambda operation: clean.components(operation.path), reverse=True)
         return found
 
     def _unmounts(self) -> Iterable[Operation]:
         for path, source in self.mounts.items():
-            # Any mount in a dead mount cannot be reached, and goes with it.
+            # Mounts inside a dead mount cannot be reached, and end with it.
             if not any(path != dead and clean.is_below(path, dead) for dead in self.dead):
                 yield Unmount(self.work, path, source)
 
@@ -129,7 +129,7 @@ class _Removals:
         needed = {path for target in self.declared for path in clean.parents(target)}
         needed |= self.declared - {p for p, e in self.changing.items() if not e.is_mounted}
         for path in self.record.directories:
-            # Those of the record's own file are the Keeper's.
+            # The Keeper removes the directories of the record itself.
             if clean.is_below(self.view.user.state, path):
                 continue
             if path in self.mounts or self.view.is_our_directory(path):
@@ -138,7 +138,7 @@ class _Removals:
 
 
 class _Addition:
-    """What puts entries in their places after *removals*; keeps account of what there will be."""
+    """Operations that put entries in place after *removals*; tracks the resulting directories."""
 
     def __init__(self, work: Work, removals: Sequence[Operation]) -> None:
         self.work = work
@@ -148,7 +148,7 @@ class _Addition:
         self.mounted: dict[str, str] = {}
 
     def operations(self, entry: Entry) -> Iterable[Operation]:
-        """For one entry; ask for parents before their content."""
+        """The operations for one entry; call it for parents first."""
         source = entry.source if entry.is_directory else os.path.dirname(entry.source)
         in_home = dict(counterparts(entry, self.home))
         in_store = {home: store for store, home in in_home.items()}
@@ -173,7 +173,7 @@ class _Addition:
         return MakeDirectory(self.work, path, like, in_store=in_store)
 
     def _is_directory(self, path: str) -> bool:
-        """Whether *path* will be a directory when it is the turn of this entry."""
+        """Whether *path* will be a directory before the operations of this entry."""
         if path in self.made:
             return True
         above = [target for target in self.mounted if clean.is_below(path, target)]

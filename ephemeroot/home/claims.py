@@ -1,4 +1,4 @@
-"""Conflicts between a user's declarations: who claims a path, and who else does."""
+"""Conflicts between declarations of a user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ephemeroot.home.user import User
 
 
 def check(user: User, file: str, entries: Sequence[Entry], reading: Reading) -> None:
-    """Note every conflict once, at the declaration that came later. They come from *file*."""
+    """Report every conflict once, at the later declaration. They come from *file*."""
     first: dict[str, Entry] = {}
     for entry in entries:
         if entry.target in first:
@@ -39,7 +39,7 @@ def check(user: User, file: str, entries: Sequence[Entry], reading: Reading) -> 
 
 def _twice(user: User, entry: Entry, other: Entry, reading: Reading) -> None:
     target = user.short(entry.target)
-    reading.add(entry.place, f"{target} is declared twice", f"the other one: {other.place}")
+    reading.add(entry.place, f"{target} is declared twice", f"remove one; see {other.place}")
 
 
 def _check_ancestors(user: User, entry: Entry, known: dict[str, Entry], reading: Reading) -> None:
@@ -49,28 +49,28 @@ def _check_ancestors(user: User, entry: Entry, known: dict[str, Entry], reading:
             continue
         target, other = user.short(entry.target), user.short(above.target)
         if not above.is_directory:
-            reason = f"{target} is below the file {other}"
-            reading.add(entry.place, reason, f"a file has nothing below it; see {above.place}")
+            reason = f"{target} is under {other}, which is declared as a file"
+            reading.add(entry.place, reason, f"declare {other} in directories; see {above.place}")
         elif not above.is_mounted:
-            reason = f"{target} is below {other}, which is a link into the store"
-            reading.add(entry.place, reason, f"the link already includes it; see {above.place}")
+            reason = f"{target} is under {other}, which is a link into the store"
+            reading.add(entry.place, reason, f"remove the entry; see {above.place}")
         elif above.source + entry.target[len(above.target) :] == entry.source:
-            reason = f"{target} is below {other}, which persists in the same store"
+            reason = f"{target} is under {other}, which persists in the same store"
             reading.add(entry.place, reason, f"remove the entry; see {above.place}")
         elif entry.is_mounted and not above.allow_other:
-            # fusermount is setuid root, and FUSE lets nobody in but the user (fuse(4)).
-            reason = f"{target} cannot be mounted inside of {other}, which is closed to root"
+            # fusermount is setuid root, and FUSE denies access to other users, root too (fuse(4)).
+            reason = f"{target} cannot be mounted inside of {other}, which root cannot access"
             hint = f'use method = "symlink", or allow-other where {other} is declared'
             reading.add(entry.place, reason, f"{hint}; see {above.place}")
 
 
 def _check_stores(user: User, entry: Entry, others: Sequence[Entry], reading: Reading) -> None:
-    """A mount or link must not lead into itself, nor hide the store it comes from."""
+    """A mount or link must not contain itself, nor hide its own store."""
     short = user.short(entry.target)
     for source in _sources(entry):
         if clean.is_below(entry.target, source):
             if source == entry.target:
-                reason = f"{short} is in the store already: store and home are the same place"
+                reason = f"{short} is already in the store: store and home are the same directory"
             else:
                 reason = f"{short} would be inside itself: its source is {entry.source}"
             reading.add(entry.place, reason, "use a store that does not contain the home")
@@ -87,9 +87,9 @@ def _check_stores(user: User, entry: Entry, others: Sequence[Entry], reading: Re
 
 
 def _sources(entry: Entry) -> Iterable[str]:
-    """The entry's source as it is written, and with what leads to the store resolved.
+    """The source of the entry as written, and with the path of the store resolved.
 
-    Nothing in the home is resolved: there may be links of Ephemeroot's, that come and go.
+    Links in the home are not resolved: they may be Ephemeroot's own, which change.
     """
     below = entry.source[len(entry.store.rstrip("/")) :]
     return dict.fromkeys((entry.source, os.path.realpath(entry.store).rstrip("/") + below))

@@ -1,7 +1,7 @@
-"""Modes of the directories on the way to an entry: in the store and in the home they agree.
+"""Modes of the directories above an entry, which must agree in the store and in the home.
 
-A file can be private only because its directory is (``~/.ssh``, ``~/.gnupg``). The same file is
-reachable through the store, whose directories then must not let anybody else in.
+A file can be private only because of its directory (``~/.ssh``, ``~/.gnupg``). The file is also
+reachable through the store, whose directories must then be as restrictive.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ephemeroot.linux import attributes
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """The directory ``path`` grants more than ``like``, which stands for it on the other side.
+    """The directory ``path`` grants more than ``like``, its counterpart on the other side.
 
     ``mode`` and ``like_mode`` are permission bits.
     """
@@ -30,22 +30,22 @@ class Exposure:
 
     @property
     def right_mode(self) -> int:
-        """``mode`` without what ``like`` does not grant."""
+        """``mode`` restricted to the permissions of ``like``."""
         return self.mode & ~_extra(self.mode, self.like_mode)
 
     def describe(self) -> str:
-        """The problem, in one line."""
+        """The problem in one line."""
         return (
-            f"{self.path} (mode {self.mode:04o}) lets more users in than {self.like} "
+            f"{self.path} (mode {self.mode:04o}) grants access to more users than {self.like} "
             f"(mode {self.like_mode:04o})"
         )
 
 
 def counterparts(entry: Entry, home: str) -> Iterator[tuple[str, str]]:
-    """The directories of the store on the way to *entry* and those of the *home* that they stand
-    for, from the deepest to the highest; for a directory, beginning with the entry itself.
+    """Pairs of directories in the store and in the *home* above *entry* that correspond to each
+    other, from the deepest to the highest. For a directory, the first is the entry itself.
 
-    A prefix directory that ``remove-prefix-directory`` leaves out stands for nothing.
+    A prefix directory that ``remove-prefix-directory`` leaves out has no counterpart.
     """
     source, target = entry.source, entry.target
     if not entry.is_directory:
@@ -64,13 +64,13 @@ def counterparts(entry: Entry, home: str) -> Iterator[tuple[str, str]]:
 def exposures(entries: Iterable[Entry], home: str) -> list[Exposure]:
     """Existing directories that grant more than their counterpart, in the order of their paths.
 
-    Changes nothing and raises nothing; everything that cannot be looked at is left out.
+    Changes nothing and raises nothing; unreadable directories are left out.
     """
     found: dict[str, Exposure] = {}
     for entry in entries:
         for one, other in counterparts(entry, home):
             if other == entry.target:
-                continue  # a mount or a link there shows the store's directory itself
+                continue  # mounts and links show the store's directory itself
             first, second = _Grant.of(one), _Grant.of(other)
             if first is None or second is None:
                 continue
@@ -88,8 +88,8 @@ def _extra(mode: int, like: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
-    """What a directory grants: its ``mode``, the same without what only its ``acl`` grants to named
-    users and groups (``own``), and that.
+    """The permissions of a directory: its ``mode``, the same without permissions that only its
+    ``acl`` grants to named users and groups (``own``), and that list.
     """
 
     mode: int
@@ -98,7 +98,7 @@ class _Grant:
 
     @classmethod
     def of(cls, path: str) -> _Grant | None:
-        """``None`` if there is no directory, or none that can be looked at."""
+        """The permissions of *path*; ``None`` if it is not a readable directory."""
         try:
             found = os.stat(path).st_mode
             if not stat.S_ISDIR(found):
@@ -109,5 +109,7 @@ class _Grant:
             return None
 
     def beyond(self, other: _Grant) -> int:
-        """What to compare with *other*: whom an ACL names counts unless it is the same one."""
+        """The mode to compare with *other*: named users of an ACL are ignored if both ACLs are
+        equal.
+        """
         return self.own if self.acl == other.acl else self.mode

@@ -1,4 +1,4 @@
-"""What FUSE lets a user do on this machine, and unmounting (fusermount3(1), fuse(4))."""
+"""FUSE on this machine: what users can mount, and unmounting (fusermount3(1), fuse(4))."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DEVICE = "/dev/fuse"
 CONFIGURATION = "/etc/fuse.conf"
 
 INTERVAL = 0.25
-"""Seconds between two attempts to unmount what is in use."""
+"""Seconds between two attempts to unmount a busy filesystem."""
 
 _PROGRAMS = ("fusermount3", "fusermount")
 _WRAPPERS = "/run/wrappers/bin"
-"""Where NixOS has its setuid programs."""
+"""NixOS's directory of setuid programs."""
 
 
 def find(name: str) -> str | None:
@@ -33,7 +33,7 @@ def find(name: str) -> str | None:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a program, its messages in English, its working directory no mount of Ephemeroot's."""
+    """Run a program with messages in English and a working directory outside of our mounts."""
     return subprocess.run(
         command,
         env={**os.environ, "LC_ALL": "C"},
@@ -46,7 +46,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def fusermount() -> str:
-    """The path of fusermount. Raises ``EphemerootError`` if there is none."""
+    """The path of fusermount. Raises ``EphemerootError`` if it is not installed."""
     for name in _PROGRAMS:
         if found := find(name):
             return found
@@ -54,32 +54,32 @@ def fusermount() -> str:
 
 
 def unusable() -> EphemerootError | None:
-    """Why this user cannot mount anything by FUSE, or ``None``."""
+    """Why this user cannot mount with FUSE; ``None`` if possible."""
     try:
         program = fusermount()
     except EphemerootError as error:
         return error
     if os.getuid() != 0 and not os.stat(program).st_mode & stat.S_ISUID:
         return EphemerootError(
-            f"{program} is not setuid root: users cannot mount",
-            f"as root: chmod u+s {program}, or reinstall fuse3",
+            f"{program} is not setuid root, so users cannot mount",
+            f"as root, run 'chmod u+s {program}', or reinstall fuse3",
         )
     if not os.path.exists(DEVICE):
-        return EphemerootError(f"{DEVICE} does not exist", "as root: modprobe fuse")
+        return EphemerootError(f"{DEVICE} does not exist", "as root, run 'modprobe fuse'")
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return EphemerootError(
-            f"{DEVICE} may not be opened by this user", f"as root: chmod 0666 {DEVICE}"
+            f"this user cannot open {DEVICE}", f"as root, run 'chmod 0666 {DEVICE}'"
         )
     return None
 
 
 def others_forbidden() -> EphemerootError | None:
-    """Why this user may not set ``allow-other``, or ``None`` (mount.fuse3(8))."""
+    """Why this user cannot use ``allow-other``; ``None`` if possible (mount.fuse3(8))."""
     if os.getuid() == 0:
         return None
     hint = (
         f"as root, add the line 'user_allow_other' to {CONFIGURATION}; or remove allow-other, "
-        "which closes the mount to all others, even to root"
+        "which denies other users, and root, access to the mount"
     )
     try:
         with open(CONFIGURATION, encoding="utf-8", errors="replace") as file:
@@ -87,7 +87,7 @@ def others_forbidden() -> EphemerootError | None:
     except FileNotFoundError:
         lines = []
     except OSError as error:
-        return EphemerootError(f"{CONFIGURATION} cannot be read: {error.strerror}", hint)
+        return EphemerootError(f"cannot read {CONFIGURATION}: {error.strerror}", hint)
     if "user_allow_other" in lines:
         return None
     return EphemerootError(f"allow-other needs 'user_allow_other' in {CONFIGURATION}", hint)
@@ -107,10 +107,10 @@ def owner(mount: Mount) -> int | None:
 
 
 def unmount(point: str, wait: float) -> list[Holder] | None:
-    """Unmount the FUSE filesystem at *point*; lazily if after *wait* seconds it is still used.
+    """Unmount the FUSE filesystem at *point*; lazily if it is still in use after *wait* seconds.
 
-    Returns ``None``, or after a lazy unmount who holds it: the filesystem is gone from the
-    tree and lives until they let go. Raises ``EphemerootError`` if it cannot be unmounted.
+    Returns ``None``, or after a lazy unmount the processes that use it: the filesystem is detached
+    and exists until they close it. Raises ``EphemerootError`` if it cannot be unmounted.
     """
     program = fusermount()
     before = mountinfo.mounted_at(point)
@@ -127,12 +127,12 @@ def unmount(point: str, wait: float) -> list[Holder] | None:
     found = holders.of(point)
     done = run(program, "-u", "-z", point)
     if done.returncode != 0 and not _is_gone(before, point):
-        raise EphemerootError(f"cannot unmount {point}, not even lazily: {_said(done)}")
+        raise EphemerootError(f"cannot unmount {point} lazily: {_said(done)}")
     return found
 
 
 def _is_gone(before: Mount | None, point: str) -> bool:
-    """Whether what was mounted *before* is not there any more: somebody was quicker."""
+    """Whether the mount *before* is not at *point* any more: another process unmounted it."""
     now = mountinfo.mounted_at(point)
     return now is None or before is None or now.id != before.id
 

@@ -1,4 +1,4 @@
-"""Which processes keep a mount busy (proc_pid_fd(5), proc_pid_maps(5))."""
+"""The processes that keep a mount busy (proc_pid_fd(5), proc_pid_maps(5))."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROC = "/proc"
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that uses something in a mount; ``how`` completes "which …"."""
+    """A process that uses a file in a mount; ``how`` completes "which …"."""
 
     pid: int
     name: str
@@ -24,9 +24,9 @@ class Holder:
 
 
 def of(point: str) -> list[Holder]:
-    """The processes that use something at or below *point*, as far as this user may look.
+    """The processes that use a file at or under *point*, as far as this user can see them.
 
-    Others' processes show nothing to a user, nor do one's own setuid ones.
+    Processes of other users, and one's own setuid processes, are not visible.
     """
     found = []
     numbers = (values.number(name) for name in paths.names(PROC))
@@ -45,8 +45,8 @@ def words(holders: list[Holder]) -> str:
 
 
 def _uses(process: str, point: str) -> Iterator[str]:
-    """How the process uses something below *point*; never looks at the files themselves,
-    for a filesystem that hangs would make us hang.
+    """How the process uses files under *point*. It does not access the files themselves, which
+    would block on a filesystem that hangs.
     """
     for link, how in (("cwd", "works in"), ("root", "has its root in"), ("exe", "runs")):
         if path := _below(_readlink(f"{process}/{link}"), point):

@@ -1,4 +1,4 @@
-"""What a user declared: checked, with absolute paths."""
+"""The declarations of a user: checked, with absolute paths."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SYMLINK = "symlink"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A declared directory or file: ``source`` in the store is to be seen at ``target``.
+    """A declared directory or file: ``source`` in the store is shown at ``target``.
 
     Both are absolute. ``store`` is the root of the store, ``method`` ``bindfs`` or
-    ``symlink``. ``allow_other`` only counts for bindfs.
+    ``symlink``. ``allow_other`` is only for bindfs.
     """
 
     source: str
@@ -30,13 +30,13 @@ class Entry:
 
     @property
     def is_mounted(self) -> bool:
-        """Whether it is to be mounted, not linked."""
+        """Whether it is mounted, not linked."""
         return self.method == BINDFS
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An enabled store. ``places`` has where each of its keys was written."""
+    """An enabled store. ``places`` are the places of its keys in the configuration."""
 
     path: str
     place: Place
@@ -59,5 +59,5 @@ class HomeConfiguration:
 
 
 def parents_first(entries: Iterable[Entry]) -> list[Entry]:
-    """*entries* so that each comes after those it is below."""
+    """*entries*, each after its parents."""
     return sorted(entries, key=lambda entry: clean.components(entry.target))

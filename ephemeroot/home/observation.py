@@ -1,4 +1,4 @@
-"""How things stand with each declared entry."""
+"""The present state of each declared entry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ephemeroot.linux.mountinfo import Mount
 
 
 class Condition(Enum):
-    """The word that ``status`` shows. Those of ``IN_PLACE`` are as declared."""
+    """The word that ``status`` shows. ``IN_PLACE`` has those that match the declaration."""
 
     MOUNTED = "mounted"
     LINKED = "linked"
@@ -32,9 +32,9 @@ IN_PLACE = (Condition.MOUNTED, Condition.LINKED, Condition.BY_SYSTEM)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An entry and its condition. ``reason`` says more, ``hint`` what to do (or empty).
+    """An entry and its condition, with a ``reason`` and a ``hint`` (both may be empty).
 
-    ``is_blocked``: it cannot be put in place until somebody does something about it.
+    ``is_blocked``: the user must resolve it before it can be put in place.
     """
 
     entry: Entry
@@ -45,12 +45,12 @@ class Finding:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether it needs no change."""
         return self.condition in IN_PLACE
 
 
 def observe(entry: Entry, view: View) -> Finding:
-    """What is at the entry's target. Changes nothing, raises nothing."""
+    """The state of the entry's target. Changes nothing, raises nothing."""
     finding = _target(entry, view)
     if finding.condition is Condition.IN_THE_WAY:
         return replace(finding, is_blocked=True)
@@ -60,10 +60,10 @@ def observe(entry: Entry, view: View) -> Finding:
 
 
 def _source(entry: Entry) -> Finding | None:
-    """What keeps the store from being mounted or linked, if anything does."""
+    """The finding if the store's side prevents a mount or link."""
     if not os.path.isdir(entry.store):
         reason = f"the store {entry.store} does not exist"
-        hint = "mount its volume, or make the directory"
+        hint = f"mount its volume, or run 'mkdir -p {entry.store}'"
     elif blocking := _blocking(entry):
         reason = f"in the store, {blocking} is not a directory"
         hint = "move it away, or remove the entry"
@@ -77,7 +77,7 @@ def _source(entry: Entry) -> Finding | None:
 
 
 def _blocking(entry: Entry) -> str:
-    """What the entry's source would have to are in, but cannot."""
+    """The path above the entry's source that is not a directory; empty if there is none."""
     for path in clean.parents(entry.source):
         if clean.is_below(path, entry.store) and os.path.lexists(path) and not os.path.isdir(path):
             return path
@@ -114,7 +114,7 @@ def _mounted(entry: Entry, mount: Mount, view: View) -> Finding:
             "unmount it, or remove the entry",
         )
     if is_dead(entry.target):
-        return Finding(entry, Condition.DEAD, "its bindfs process has died")
+        return Finding(entry, Condition.DEAD, "its bindfs process has ended")
     if not entry.is_mounted:
         return Finding(entry, Condition.OUTDATED, "it is still mounted")
     if not view.shows(mount, entry.source):
@@ -138,19 +138,19 @@ def _absent(entry: Entry, view: View) -> Finding:
             "remove the entry",
         )
     for path in clean.parents(entry.target):
-        # One of Ephemeroot's goes before anything is made.
+        # Our own files are removed before anything is created.
         if os.path.islink(path) and not os.path.exists(path) and not view.is_our_link(path):
             return Finding(
                 entry,
                 Condition.IN_THE_WAY,
                 f"{path} is a link to {readlink(path)}, which does not exist",
-                "create its target, or remove it",
+                f"create its target, or run 'rm {path}'",
             )
     return Finding(entry, Condition.MISSING)
 
 
 def _unreachable(entry: Entry, error: OSError) -> Finding:
-    if error.errno == errno.ENOTCONN:  # what it is in is a dead mount
+    if error.errno == errno.ENOTCONN:  # inside a dead mount
         return Finding(entry, Condition.MISSING)
     if error.errno == errno.ENOTDIR:
         ancestor = os.path.dirname(entry.target)
@@ -159,7 +159,7 @@ def _unreachable(entry: Entry, error: OSError) -> Finding:
         return Finding(
             entry, Condition.IN_THE_WAY, f"{ancestor} is not a directory", "move it elsewhere"
         )
-    return Finding(entry, Condition.IN_THE_WAY, f"cannot read it: {error.strerror}")
+    return Finding(entry, Condition.IN_THE_WAY, f"cannot read the target: {error.strerror}")
 
 
 def _link(entry: Entry, view: View) -> Finding:
@@ -168,39 +168,39 @@ def _link(entry: Entry, view: View) -> Finding:
         reason = "" if os.path.exists(entry.source) else "it is not in the store yet"
         return Finding(entry, Condition.LINKED, reason)
     if leads == entry.source:
-        return Finding(entry, Condition.OUTDATED, "it is still a link")
+        return Finding(entry, Condition.OUTDATED, "the target is still a link")
     if view.is_our_link(entry.target):
-        return Finding(entry, Condition.OUTDATED, f"it leads to {leads}")
+        return Finding(entry, Condition.OUTDATED, f"the link leads to {leads}")
     return Finding(
         entry,
         Condition.IN_THE_WAY,
-        f"there is a link to {leads} that ephemeroot did not create",
-        "remove it, or the entry",
+        f"the target is a link to {leads}, not created by ephemeroot",
+        "remove the link, or the entry",
     )
 
 
 def _directory(entry: Entry, view: View) -> Finding:
     if not entry.is_directory:
         return Finding(
-            entry, Condition.IN_THE_WAY, "there is a directory", "declare it in directories"
+            entry, Condition.IN_THE_WAY, "the target is a directory", "declare it in directories"
         )
     foreign = [m for m in view.mounts_below(entry.target) if not view.is_ours(m)]
     if foreign:
         return Finding(
             entry,
             Condition.IN_THE_WAY,
-            f"{foreign[0].source} ({foreign[0].fstype}) is mounted below it, on {foreign[0].point}",
+            f"{foreign[0].source} ({foreign[0].fstype}) is mounted under it, on {foreign[0].point}",
             "unmount it, or remove the entry",
         )
     try:
         empty = view.has_only_ours(entry.target)
     except OSError as error:
-        return Finding(entry, Condition.IN_THE_WAY, f"cannot read it: {error.strerror}")
+        return Finding(entry, Condition.IN_THE_WAY, f"cannot read the target: {error.strerror}")
     if not empty:
         return Finding(
             entry,
             Condition.IN_THE_WAY,
-            "there is a directory that is not empty",
+            "the target is a directory that is not empty",
             f"move its content to {entry.source}",
         )
     return Finding(entry, Condition.MISSING)
@@ -211,9 +211,9 @@ def _file(entry: Entry, view: View) -> Finding:
         return Finding(
             entry,
             Condition.IN_THE_WAY,
-            "a program replaced the link by a file, whose content is not in the store",
+            "a program has replaced the link by a file, whose content is not in the store",
             f"compare it with {entry.source}, then move it there",
         )
     return Finding(
-        entry, Condition.IN_THE_WAY, "there is a file", f"move it to {entry.source}, or away"
+        entry, Condition.IN_THE_WAY, "the target is a file", f"move it to {entry.source}, or away"
     )

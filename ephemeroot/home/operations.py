@@ -1,8 +1,7 @@
-"""Everything that can be done in a home: each operation describes itself in one line, and does just
-that.
+"""The operations in a home. Each describes itself in one line, and does only that.
 
-Whatever was seen before, an operation looks again at what it is about to change: only
-what is proven ours is unmounted or removed, and nothing is ever covered or replaced.
+An operation checks the state again before its change: it unmounts or removes only what is proven to
+be ours, and never covers or replaces other files.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from ephemeroot.step import Step
 
 @dataclass(slots=True)
 class Work:
-    """What operations need. ``wait``: seconds that are left for busy mounts, all together,
-    until they are unmounted lazily.
+    """The context of operations. ``wait``: remaining seconds to wait for all busy mounts, before
+    they are unmounted lazily.
     """
 
     view: View
@@ -46,7 +45,7 @@ class Operation(Step):
 
 
 class Unmount(Operation):
-    """Take our mount away; its directory stays."""
+    """Unmounts our mount; its directory stays."""
 
     __slots__ = ("source", "warnings")
 
@@ -59,7 +58,7 @@ class Unmount(Operation):
         return f"unmount {self.path}"
 
     def execute(self) -> str:
-        """See ``Step``. Lazily, if it stays busy: then it warns of who holds it."""
+        """See ``Step``. A busy mount is unmounted lazily, with a warning that names the users."""
         work, view = self.work, self.work.view
         view.look()
         while (mount := view.mount_at(self.path)) is not None:
@@ -68,12 +67,12 @@ class Unmount(Operation):
                     f"{self.path}: {mount.source} is mounted there, but not by ephemeroot"
                 )
             dead = is_dead(self.path)
-            # A lazy unmount would also end the mounts below. A mount below a dead mount
-            # cannot be reached, and ends with it.
+            # A lazy unmount would also end mounts inside of it. A mount inside a dead mount cannot
+            # be reached, and ends with it.
             below = [m for m in view.mounts_below(self.path) if not (dead and view.is_ours(m))]
             if below:
                 raise Refused(
-                    f"cannot unmount {self.path}: {below[0].source} is mounted below it, on "
+                    f"cannot unmount {self.path}: {below[0].source} is mounted under it, on "
                     f"{below[0].point}",
                     "unmount that first",
                 )
@@ -81,14 +80,16 @@ class Unmount(Operation):
             held = fuse.unmount(mount.point, 0 if dead else work.wait)
             work.wait = max(0, work.wait - (time.monotonic() - begun))
             if held is not None and not dead:
-                self.warnings = [f"{self.path} was unmounted lazily: held by {holders.words(held)}"]
+                self.warnings = [
+                    f"{self.path} was unmounted lazily: in use by {holders.words(held)}"
+                ]
             view.look()
         view.record.mounts.pop(self.path, None)
         return ""
 
 
 class RemoveLink(Operation):
-    """Remove a link of Ephemeroot's."""
+    """Removes our link."""
 
     __slots__ = ("source",)
 
@@ -108,7 +109,7 @@ class RemoveLink(Operation):
 
 
 class RemoveDirectory(Operation):
-    """Remove a directory if it is empty: one of Ephemeroot's, or ``any_empty`` one."""
+    """Removes an empty directory of ours; with ``any_empty``, any empty directory."""
 
     __slots__ = ("any_empty",)
 
@@ -130,17 +131,18 @@ class RemoveDirectory(Operation):
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
                     raise
                 if any(clean.is_below(path, self.path) for path in view.ours()):
-                    return ""  # everything that could not be taken out of it is for the next run
+                    return ""  # the next run removes what is left in it
+        # Removed, or with other files in it: then it is not ours any more.
         # Gone, or with somebody's files in it: then it is not ours any more.
         record.directories.pop(self.path, None)
         return ""
 
 
 class MakeDirectory(Operation):
-    """Make a directory: in the home, where it is remembered as ours, or in the store.
+    """Creates a directory: in the home, where the record keeps it as ours, or in the store.
 
-    It takes the mode of ``like``, the directory that it stands for on the other side. Without one
-    it is 0700: what is private only by its directory must not be exposed by a new one.
+    It gets the mode of ``like``, its counterpart on the other side, or 0700 without one: a new
+    directory must not expose files that only their directory protects.
     """
 
     __slots__ = ("in_store", "like")
@@ -167,7 +169,7 @@ class MakeDirectory(Operation):
         return ""
 
     def _take_mode(self) -> None:
-        """Never through a link: the store may be in a directory that others can write."""
+        """Set the mode, not through a link: others may be able to write to the store's parent."""
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fchmod(fd, attributes.own_mode(self.like))
@@ -176,7 +178,7 @@ class MakeDirectory(Operation):
 
 
 class MountDirectory(Operation):
-    """Mount an entry's source at its target."""
+    """Mounts an entry's source at its target."""
 
     __slots__ = ("entry",)
 
@@ -199,10 +201,13 @@ class MountDirectory(Operation):
             raise forbidden
         view.look()
         if view.mount_at(entry.target) is not None or view.mounts_below(entry.target):
-            raise Refused(f"{entry.target}: another filesystem was mounted there meanwhile")
+            raise Refused(
+                f"cannot mount on {entry.target}: another filesystem is mounted there now",
+                "run 'ephemeroot home status'",
+            )
         if os.path.islink(entry.target) or paths.names(entry.target):
             hint = f"move its content to {entry.source}"
-            raise Refused(f"{entry.target} is not an empty directory: it would be covered", hint)
+            raise Refused(f"cannot mount on {entry.target}: not an empty directory", hint)
         work.bindfs.mount(entry)
         view.look()
         mount = view.mount_at(entry.target)
@@ -213,7 +218,7 @@ class MountDirectory(Operation):
 
 
 class MakeLink(Operation):
-    """Make an entry's target a link to its source."""
+    """Makes an entry's target a link to its source."""
 
     __slots__ = ("entry",)
 
@@ -230,7 +235,7 @@ class MakeLink(Operation):
                 os.symlink(self.entry.source, self.path)
             except FileExistsError:
                 raise Refused(
-                    f"{self.path} exists: it would be replaced",
+                    f"cannot create the link {self.path}: it exists",
                     f"move it to {self.entry.source}, or away",
                 ) from None
         self.work.view.record.links[self.path] = self.entry.source
@@ -245,14 +250,14 @@ def _find_bindfs() -> Bindfs | EphemerootError:
 
 
 def _remove_aside(path: str, source: str) -> None:
-    """Remove the link to *source* that an interrupted run has moved away from *path*."""
+    """Remove the link to *source* that an interrupted run has moved aside from *path*."""
     if readlink(aside(path)) == source:
         os.unlink(aside(path))
 
 
 def _withdraw(path: str, source: str) -> None:
-    """Remove the link at *path*, under a name of our own: what a program puts in its place
-    at the last moment is put back.
+    """Remove the link at *path* under a name of our own: a file that a program puts in its place
+    meanwhile is moved back.
     """
     directory, _, name = path.rpartition("/")
     place = aside(path)
@@ -267,9 +272,12 @@ def _withdraw(path: str, source: str) -> None:
             paths.rename(fd, temporary, fd, name, flags=paths.RENAME_NOREPLACE)
         except OSError as error:
             raise Refused(
-                f"{path} was replaced meanwhile; the replacement is now {place} and could not be "
-                f"moved back: {error.strerror}"
+                f"cannot remove the link {path}: a program replaced it, and {place} could not be "
+                f"moved back: {error.strerror}",
+                f"run 'mv {place} {path}'",
             ) from error
     finally:
         os.close(fd)
-    raise Refused(f"{path} was replaced meanwhile: not touched")
+    raise Refused(
+        f"cannot remove the link {path}: a program has replaced it", "run 'ephemeroot home status'"
+    )

@@ -1,4 +1,4 @@
-"""From ``home.toml`` to declared entries, collecting every mistake on the way."""
+"""Reading ``home.toml`` into declared entries; all mistakes are collected."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ephemeroot.home.user import User
 
 
 def read(user: User, file: str | None = None) -> HomeConfiguration:
-    """What *user* declared in *file*, by default the user's ``home.toml``.
+    """The declarations of *user* in *file*, by default the user's ``home.toml``.
 
-    Never raises for a mistake: ``problems`` of the result has all of them. Raises
-    ``Misconfigured`` only if there is no such file.
+    All mistakes are in ``problems`` of the result. Raises ``Misconfigured`` only if the file does
+    not exist.
     """
     path = file or user.configuration
     reading = Reading()
@@ -26,7 +26,7 @@ def read(user: User, file: str | None = None) -> HomeConfiguration:
         (source,) = sources.find("/", path)
     except Misconfigured:
         raise Misconfigured(
-            f"there is no configuration: {path} does not exist",
+            f"the configuration {path} does not exist",
             f'begin it with [persistence."/persistent/home/{user.name}"] and directories = ["…"]',
         ) from None
     node = reader.parse(source, reading)
@@ -48,7 +48,7 @@ def _stores(
     found = []
     for name, record in records.items():
         path = user.home + name[1:] if name.startswith("~") else name
-        # Those of a disabled store must be right anyway.
+        # A disabled store is checked as well.
         entries = _entries(user, path, record, reading)
         if record.values["enable"]:
             found.append((Store(path, record.place, record.key("allow-other")), entries))

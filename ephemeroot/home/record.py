@@ -1,8 +1,7 @@
-"""The mounts and links created in a home, so that a later run can undo exactly those.
+"""The record of mounts and links in a home, by which a later run undoes exactly those.
 
-The record is never trusted: it says where to look for which entry, and ``view.py`` proves each. A
-user, a backup or another home may have brought the file; a path outside of the home in it is
-ignored.
+The record is not trusted: it only names candidates, and ``view.py`` proves each of them. The file
+may come from a user, a backup or another home; paths outside of the home are ignored.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ LARGEST = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A mount we made of ``source``: the ``device`` (major:minor) it got in the boot ``boot``,
-    and ``fsname``, what the mount table called its source.
+    """A mount that we made of ``source``: its ``device`` (major:minor) in the boot ``boot``, and
+    ``fsname``, its source in the mount table.
     """
 
     source: str
@@ -38,14 +37,14 @@ class Mounted:
 
 @dataclass(slots=True)
 class Record:
-    """Mounts and links by the path in the home; directories with their inode number."""
+    """Mounts and links by their paths in the home; directories with their inode numbers."""
 
     mounts: dict[str, Mounted] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     directories: dict[str, int] = field(default_factory=dict)
 
     def sources(self) -> dict[str, str]:
-        """The source of everything mounted or linked, by its path in the home."""
+        """The sources of all mounts and links, by their paths in the home."""
         return {**self.links, **{path: mounted.source for path, mounted in self.mounts.items()}}
 
     def add(self, other: Record) -> None:
@@ -73,14 +72,14 @@ class Record:
 
 
 def parse(raw: bytes, file: str, home: str) -> Record:
-    """The record in *raw*, read from *file*; only paths below *home* are used.
+    """The record in *raw*, read from *file*; paths outside of *home* are ignored.
 
-    Raises ``Damaged`` if it is not one, or has a version this program does not know.
+    Raises ``Damaged`` if it is not valid, or has an unsupported version.
     """
     try:
         content = documents.parse(raw)
     except ValueError as error:
-        raise Damaged(f"the record {file} is damaged: {error}") from None
+        raise Damaged(f"the record {file} is damaged: {error}", f"run 'rm {file}'") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise Damaged(f"the record {file} is damaged: it was not written by ephemeroot")
     if content.get("version") != VERSION:
@@ -114,11 +113,10 @@ def _is_inside(path: str, home: str) -> bool:
 
 
 class Keeper:
-    """Where the record is kept, for as long as one run lasts.
+    """The file of the record during one run.
 
-    The user may have declared a directory in which the record's own file lies, such as
-    ``.local``. A file of Ephemeroot's under its mount point would keep it from being mounted the
-    next time, so the record then goes straight to where the store has that directory.
+    It may be in a directory that the user has declared, such as ``.local``. A file under the mount
+    point would prevent the next mount, so the record is then written into the store's directory.
     """
 
     def __init__(self, user: User, sources: dict[str, str]) -> None:
@@ -132,8 +130,8 @@ class Keeper:
             self._load(file)
 
     def expect(self, sources: dict[str, str], *, to_stay: bool) -> None:
-        """What is proven to be mounted or linked now: one of these may be what leads to the
-        record's file. *to_stay*: they count as declared.
+        """Record which mounts and links exist: the record's file may be in one of them. *to_stay*:
+        they are treated as declared.
         """
         self._known.append(self._place(self._covering(sources)))
         if to_stay:
@@ -147,7 +145,7 @@ class Keeper:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            self.damage.append(f"the record {file} cannot be read: {error.strerror}")
+            self.damage.append(f"cannot read the record {file}: {error.strerror}")
             return
         self._known.append(file)
         try:
@@ -156,7 +154,7 @@ class Keeper:
             self.damage.append(error.message)
 
     def _covering(self, sources: dict[str, str]) -> tuple[str, str] | None:
-        """Of these targets the one that the record's file is in, with its source."""
+        """The target that contains the record's file, and its source."""
         covering = [target for target in sources if clean.is_below(self.user.state, target)]
         target = max(covering, key=len, default="")
         return (target, sources[target]) if target else None
@@ -170,14 +168,14 @@ class Keeper:
     def save(self, *, without: Iterable[str] = (), is_last: bool = False) -> None:
         """Write the record, or remove its file if it is empty.
 
-        *without* are declared targets that cannot be brought into the home. When it *is_last*,
-        directories that are there for nothing else go with the file. Raises ``OSError``.
+        *without* are declared targets that cannot be put in place. If it *is_last*, empty
+        directories that were created for the file are removed with it. Raises ``OSError``.
         """
         failed = set(without)
         covering = self._covering({t: s for t, s in self.sources.items() if t not in failed})
         if covering is not None and not os.path.isdir(covering[1]):
             if not is_last:
-                return  # the store gets its directories first, with the modes they are to have
+                return  # the store's directories come first, with their proper modes
             covering = None
         place = self._place(covering)
         if self._is_empty():
@@ -189,18 +187,18 @@ class Keeper:
             if other != place and not _is_same(other, place):
                 _remove(other, self.user.home)
         if covering is not None:
-            # It will be mounted, or become a link: no entry of Ephemeroot's may be in the way.
+            # The target will be mounted, or become a link: no file of ours may remain in it.
             self._remove_directories(below=covering[0])
         elif is_last and self._is_empty():
             self._remove_directories(below=self.user.home)
 
     def _is_empty(self) -> bool:
-        """Whether only the directories of the record's own file are left."""
+        """Whether the record has only the directories of its own file."""
         others = len(self._own_directories()) < len(self.record.directories)
         return not (self.record.mounts or self.record.links or others)
 
     def _own_directories(self) -> list[str]:
-        """The directories we made that the record's file is in, the deepest first."""
+        """The directories of ours that contain the record's file, the deepest first."""
         own = [path for path in self.record.directories if clean.is_below(self.user.state, path)]
         return sorted(own, key=len, reverse=True)
 
@@ -226,9 +224,9 @@ def _remove(file: str, home: str) -> None:
     try:
         parse(paths.read(file, LARGEST), file, home)
         os.unlink(file)
-        os.unlink(f"{file}.new")  # an interrupted run's
+        os.unlink(f"{file}.new")  # of an interrupted run
     except (OSError, Damaged):
-        return  # it is missing, or not ours
+        return  # missing, or not a record
 
 
 def _inode(path: str) -> int | None:
@@ -247,9 +245,7 @@ def _rmdir(path: str) -> bool:
 
 
 def _is_same(one: str, other: str) -> bool:
-    """Whether both names are one file, be it seen through bindfs: that shows the file's inode
-    number, but as another device.
-    """
+    """Whether both names are one file. bindfs shows the file's inode number on another device."""
     if one == other:
         return True
     try:

@@ -1,4 +1,4 @@
-"""What the machine must have for a user's configuration to work, and who else is at it."""
+"""The requirements of a user's configuration on this machine, and conflicts with the system's."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from ephemeroot.machine.facts import Machine
 def examine(
     user: User, configuration: HomeConfiguration, findings: Sequence[Finding]
 ) -> list[Problem]:
-    """Every mistake in the configuration, and everything that would keep it from working
-    here, by line. *findings* are how things stand with its entries. Changes nothing.
+    """Every mistake in the configuration and every obstacle on this machine, by line. *findings*
+    are the states of its entries. Changes nothing.
     """
     problems = list(configuration.problems)
     if not problems and not configuration.entries:
@@ -58,12 +58,12 @@ def _bindfs() -> EphemerootError | None:
 
 
 def _obstacles(configuration: HomeConfiguration, findings: Sequence[Finding]) -> Iterable[Problem]:
-    """What ``apply`` would stumble over now; a store that is missing once, not for each entry."""
+    """The obstacles for ``apply``; a missing store is reported once, not for each entry."""
     used = {finding.entry.store for finding in findings}
     missing = [s for s in configuration.stores if s.path in used and not os.path.isdir(s.path)]
     for store in missing:
         reason = f"the store {store.path} does not exist"
-        yield Problem.at(store.place, reason, "mount its volume, or make the directory")
+        yield Problem.at(store.place, reason, f"mount its volume, or run 'mkdir -p {store.path}'")
     for finding in findings:
         entry = finding.entry
         if finding.condition is Condition.IN_THE_WAY:
@@ -74,12 +74,12 @@ def _obstacles(configuration: HomeConfiguration, findings: Sequence[Finding]) ->
 
 
 def _system(user: User, configuration: HomeConfiguration) -> Iterable[Problem]:
-    """Entries whose path root persists as well (``users.<name>``, or the path itself)."""
+    """Entries that the system's configuration persists as well."""
     try:
         declared = _declared_by_system()
     except (EphemerootError, OSError) as error:
-        reason = f"the system's configuration ({MAIN}) cannot be read: {error}"
-        hint = "cannot check whether root persists the same paths"
+        reason = f"cannot read the system's configuration {MAIN}: {error}"
+        hint = "without it, paths that the system persists as well are not detected"
         yield Problem(configuration.file, "", reason, hint, warning=True)
         return
     for entry in configuration.entries:
@@ -94,12 +94,12 @@ def _declared_by_system() -> list[Declared]:
     machine = Machine.of()
     try:
         configuration = reader.read(machine)
-    except Misconfigured:  # there is none
+    except Misconfigured:  # the system has no configuration
         return []
     if not configuration.complete:
         unread = next(problem for problem in configuration.problems if not problem.warning)
         raise EphemerootError(unread.reason, unread.hint)
-    # Mistakes in it are the administrator's business.
+    # Other mistakes in it concern the administrator, not the user.
     resolver = Resolver(configuration, machine, [])
     resolver.resolve()
     return resolver.declared
@@ -108,12 +108,12 @@ def _declared_by_system() -> list[Declared]:
 def _overlap(user: User, entry: Entry, other: Declared) -> str:
     path, target = real(other.path), user.short(entry.target)
     if path == entry.target:
-        return f"root persists {target} already, in {other.store}"
+        return f"the system already persists {target}, in {other.store}"
     if clean.is_below(entry.target, path):
-        return f"{target} is in {user.short(path)}, which root persists already, in {other.store}"
+        return f"{target} is in {user.short(path)}, which the system persists in {other.store}"
     if clean.is_below(path, entry.target):
         return (
-            f"{target} contains {user.short(path)}, which root persists already, in "
-            f"{other.store}: it would be covered"
+            f"{target} contains {user.short(path)}, which the system persists in {other.store}: "
+            "it would be covered"
         )
     return ""

@@ -1,4 +1,4 @@
-"""Every setting of ``home.toml``, declared once (the reader and its hints come from here)."""
+"""The settings of ``home.toml``, from which the reader, its hints and the schema are made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ METHODS = ("bindfs", "symlink")
 
 
 class EntryPath(kinds.HomePath):
-    """A path relative to the home, and to the store."""
+    """A path relative to the home and to the store."""
 
     def parse(self, value: object) -> str:
         """See ``Kind``."""
@@ -22,7 +22,7 @@ class EntryPath(kinds.HomePath):
             if value.startswith("/"):
                 raise Mistake(mistake.reason, "leave out the home") from None
             if value and not value.strip("./"):
-                raise Mistake(mistake.reason, "name directories and files below it") from None
+                raise Mistake(mistake.reason, "name directories and files under it") from None
             raise
 
 
@@ -32,7 +32,7 @@ class StorePath(kinds.AbsolutePath):
     word = 'an absolute path, or one that starts with "~/"'
 
     def parse(self, value: object) -> str:
-        """See ``Kind``. The ``~`` stays."""
+        """See ``Kind``. ``~`` is not replaced."""
         if isinstance(value, str) and value.startswith("~/"):
             return f"~/{clean.inner(value[2:])}"
         try:

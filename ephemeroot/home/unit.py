@@ -1,4 +1,4 @@
-"""The unit of the user's own systemd that applies the configuration at login."""
+"""The unit of the user's systemd that applies the configuration at login."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "ephemeroot-home.service"
 
 INSTALLED = ("/etc/systemd/user", "/run/systemd/user", "/usr/local/lib/systemd/user",
              "/usr/lib/systemd/user")  # fmt: skip
-"""Where a package puts it (systemd.unit(5)); a user needs no copy then."""
+"""The path of a packaged unit (systemd.unit(5)), which makes a copy unnecessary."""
 
 _HEADER = "# Installed by 'ephemeroot home enable'; 'ephemeroot home disable' removes it.\n"
 _PROGRAM = "/usr/bin/ephemeroot"
@@ -25,11 +25,11 @@ _WANTED_BY = "basic.target"
 
 
 class Unit:
-    """The unit as *user* has it, or would."""
+    """The unit of *user*, installed or not."""
 
     def __init__(self, user: User, program: str, configuration: str | None) -> None:
-        """*program* is the absolute path of ``ephemeroot``, *configuration* another file than
-        the user's ``home.toml``.
+        """*program* is the absolute path of ``ephemeroot``, *configuration* a file other than the
+        user's ``home.toml``, if one is used.
         """
         self.user = user
         self.program = program
@@ -39,7 +39,7 @@ class Unit:
         self.link = folder / f"{_WANTED_BY}.wants" / NAME
 
     def text(self) -> str:
-        """The unit file."""
+        """The content of the unit file."""
         template = Path(ephemeroot.__path__[0], "systemd", "user", NAME)
         text = template.read_text(encoding="utf-8")
         options = ""
@@ -50,12 +50,12 @@ class Unit:
         text = text.replace(f"{_PROGRAM} home", f"{_argument(self.program)} home{options}")
         variable = f"XDG_STATE_HOME={self.user.state_home}"
         if self.user.state_home != f"{self.user.home}/.local/state":
-            # The user's systemd does not read the shell's profile, where such things are set.
+            # The user's systemd does not read the shell's profile, which sets such variables.
             text = text.replace("[Service]\n", f"[Service]\nEnvironment={_quoted(variable)}\n")
         return _HEADER + text
 
     def target(self) -> Path:
-        """The unit file that is to be used: a package's if it would do the same."""
+        """The unit file to use: a packaged one if it has the same content."""
         for folder in INSTALLED:
             packaged = Path(folder, NAME)
             if packaged.exists() and _HEADER + packaged.read_text(encoding="utf-8") == self.text():
@@ -63,9 +63,9 @@ class Unit:
         return self.file
 
     def enable(self) -> list[str]:
-        """Install and enable it; returns what was done, in words. Nothing is started.
+        """Install and enable the unit; returns the changes in words. Nothing is started.
 
-        Raises ``Refused`` if a unit of that name is there that we did not install.
+        Raises ``Refused`` if there is a unit of that name that we did not install.
         """
         self._require_ours()
         done = []
@@ -84,7 +84,7 @@ class Unit:
         return done
 
     def disable(self) -> list[str]:
-        """Undo ``enable``; returns what was done. The mount stays so."""
+        """Undo ``enable``; returns the changes. Mounts stay."""
         self._require_ours()
         done = []
         for path in (self.link, self.file):
@@ -107,7 +107,7 @@ class Unit:
 
 
 def reload() -> EphemerootError | None:
-    """Tell the user's systemd, if it runs, to read its units again; why that failed, if so."""
+    """Reload the user's systemd, if it runs; returns the error, if any."""
     systemctl = fuse.find("systemctl")
     if systemctl is None or not os.path.isdir(f"/run/user/{os.getuid()}/systemd"):
         return None
@@ -118,8 +118,8 @@ def reload() -> EphemerootError | None:
     if done.returncode == 0:
         return None
     return EphemerootError(
-        f"cannot reload the user's systemd:  {done.stderr.strip()}",
-        "run: systemctl --user daemon-reload",
+        f"cannot reload the user's systemd: {done.stderr.strip()}",
+        "run 'systemctl --user daemon-reload'",
     )
 
 

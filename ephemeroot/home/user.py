@@ -1,4 +1,4 @@
-"""Whose home it is, and where that user keeps configuration and state."""
+"""The user of the home, and the paths of that user's configuration and state."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from ephemeroot.errors import Misconfigured
 
 CONFIGURATION = "ephemeroot/home.toml"
-"""Below ``$XDG_CONFIG_HOME``."""
+"""Relative to ``$XDG_CONFIG_HOME``."""
 
 STATE = "ephemeroot/home.json"
-"""Below ``$XDG_STATE_HOME``."""
+"""Relative to ``$XDG_STATE_HOME``."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user and the paths that matter, all absolute (XDG Base Directory Specification).
+    """A user and the user's directories, all absolute (XDG Base Directory Specification).
 
-    ``home`` has no symlink in it, so that it can be compared with mount points.
+    ``home`` has its symlinks resolved, so that it can be compared with mount points.
     """
 
     uid: int
@@ -33,22 +33,26 @@ class User:
     def current(cls, environment: Mapping[str, str] = os.environ) -> User:
         """The user who runs this process.
 
-        Raises ``Misconfigured`` if ``$HOME`` is not a home of that user: with sudo it may be
-        another owner's, who would be left with files of root.
+        Raises ``Misconfigured`` if ``$HOME`` is not a home of that user: under sudo it may belong
+        to another user, who would then own files of root.
         """
         uid = os.getuid()
         try:
             account = pwd.getpwuid(uid)
         except KeyError:
-            raise Misconfigured(f"user {uid} is not in the system's list of users") from None
+            raise Misconfigured(
+                f"the user {uid} has no account", "check it with 'getent passwd'"
+            ) from None
         named = os.path.normpath(environment.get("HOME") or account.pw_dir)
         home = os.path.realpath(named)
         if home == "/" or not os.path.isdir(home):
-            raise Misconfigured(f"the home {home} is not a usable directory", "set HOME")
+            raise Misconfigured(
+                f"the home {home} is not a usable directory", "set HOME to an existing directory"
+            )
         if os.stat(home).st_uid != uid:
             raise Misconfigured(
                 f"the home {home} does not belong to {account.pw_name}",
-                "run it as the user whose home it is, without sudo",
+                "run the command as the owner of the home, without sudo",
             )
         return cls(
             uid=uid,
@@ -60,12 +64,12 @@ class User:
 
     @property
     def configuration(self) -> str:
-        """The file in which the user declares persistent paths."""
+        """The file with the user's declarations."""
         return f"{self.config_home}/{CONFIGURATION}"
 
     @property
     def state(self) -> str:
-        """The file in which we record what we made."""
+        """The file of the record."""
         return f"{self.state_home}/{STATE}"
 
     def short(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What is in the home now, and the proofs that something there is ours."""
+"""The present state of the home, and proofs that a file in it is ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ephemeroot.linux.mountinfo import Mount
 
 
 class View:
-    """The mounts and the record at one moment; look again after changing something."""
+    """The mounts and the record at one moment; call ``look`` after each change."""
 
     def __init__(self, user: User, record: Record) -> None:
         self.user = user
@@ -26,21 +26,21 @@ class View:
 
     def look(self) -> None:
         """Read the mount table again."""
-        # Of several mounts at one point the last is the one that is seen.
+        # Of several mounts at one point, the last one is visible.
         self.mounts = {mount.point: mount for mount in mountinfo.mounts()}
 
     def mount_at(self, path: str) -> Mount | None:
-        """The mount exactly at *path*, which may lie behind symlinks."""
+        """The mount at *path*, whose parents may be symlinks."""
         return self.mounts.get(real(path))
 
     def mounts_below(self, path: str) -> list[Mount]:
-        """The mounts strictly below *path*."""
+        """The mounts under *path*, without *path* itself."""
         above = f"{real(path)}/"
         return [mount for mount in self.mounts.values() if mount.point.startswith(above)]
 
     def is_ours(self, mount: Mount, source: str | None = None) -> bool:
-        """Whether *mount* is one that we made: of this user, by FUSE, and of *source* or of
-        what the record says was mounted there.
+        """Whether we made *mount*: by FUSE, as this user, and of *source*, or of the source in the
+        record.
         """
         if not fuse.is_fuse(mount) or fuse.owner(mount) != self.user.uid:
             return False
@@ -52,11 +52,11 @@ class View:
         )
 
     def shows(self, mount: Mount, source: str) -> bool:
-        """Whether *mount*, which is ours, shows *source*."""
+        """Whether our *mount* shows *source*."""
         if bindfs.is_mount_of(mount, source):
             return True
         recorded = self._recorded(mount)
-        # bindfs before 1.14.9 loses backslashes: only we know what it really shows.
+        # bindfs before 1.14.9 loses backslashes, so the record has the right source.
         return (
             recorded is not None
             and recorded.source == source
@@ -70,7 +70,7 @@ class View:
         return None
 
     def _is_identical(self, mount: Mount, recorded: Mounted) -> bool:
-        """Whether it is the very mount of this boot that the record means."""
+        """Whether *mount* is the recorded mount of this boot."""
         return (recorded.boot, recorded.device, recorded.fsname) == (
             self.boot,
             mount.major_minor,
@@ -78,19 +78,19 @@ class View:
         )
 
     def remember(self, mount: Mount, source: str) -> Mounted:
-        """What the record has to know to recognise *mount* later."""
+        """The record by which *mount* is recognised later."""
         return Mounted(source, self.boot, mount.major_minor, mount.source)
 
     def is_our_link(self, path: str) -> bool:
-        """Whether there is a link at *path* that leads where the record says it should."""
+        """Whether there is a link at *path* with its recorded target."""
         return path in self.record.links and readlink(path) == self.record.links[path]
 
     def is_set_aside(self, path: str) -> bool:
-        """Whether an interrupted run has moved our link at *path* aside, and not removed it."""
+        """Whether an interrupted run has moved our link at *path* aside without removing it."""
         return path in self.record.links and readlink(aside(path)) == self.record.links[path]
 
     def is_our_directory(self, path: str) -> bool:
-        """Whether the directory at *path* is the very one that the record says we made."""
+        """Whether the directory at *path* is the one that we have recorded."""
         inode = self.record.directories.get(path)
         if inode is None:
             return False
@@ -101,7 +101,7 @@ class View:
         return stat.S_ISDIR(info.st_mode) and info.st_ino == inode
 
     def ours(self) -> dict[str, str]:
-        """The sources of the mounts and links that are in the record and proven to be there."""
+        """The sources of recorded mounts and links that are proven to exist."""
         found = {path: source for path, source in self.record.links.items()
                  if self.is_our_link(path)}  # fmt: skip
         for path, recorded in self.record.mounts.items():
@@ -111,9 +111,9 @@ class View:
         return found
 
     def has_only_ours(self, directory: str) -> bool:
-        """Whether nothing is below *directory* but what we made: it could be empty at once.
+        """Whether *directory* contains only files of ours, so that it can be emptied.
 
-        Raises ``OSError`` if one cannot look.
+        Raises ``OSError`` if it cannot be read.
         """
         return all(self._is_nothing_else(f"{directory}/{name}") for name in paths.names(directory))
 
@@ -129,21 +129,21 @@ class View:
 
 
 def real(path: str) -> str:
-    """*path* with the symlinks on the way to its last component resolved."""
+    """*path* with the symlinks above its last component resolved."""
     directory, _, name = path.rpartition("/")
     return f"{os.path.realpath(directory or '/').rstrip('/')}/{name}"
 
 
 def aside(path: str) -> str:
-    """The path under which a link at *path* is looked at again before it is removed. The same
-    in each run, so that the next one finds what an interrupted one has left.
+    """The path under which a link at *path* is checked before its removal. It is the same in each
+    run, so that the next run finds the link of an interrupted one.
     """
     directory, _, name = path.rpartition("/")
     return f"{directory}/.ephemeroot-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
 def readlink(path: str) -> str | None:
-    """Where the symlink at *path* leads, ``None`` if there is none."""
+    """The target of the symlink at *path*; ``None`` if it is not a symlink."""
     try:
         return os.readlink(path)
     except OSError:
@@ -151,17 +151,17 @@ def readlink(path: str) -> str | None:
 
 
 def is_dead(path: str) -> bool:
-    """Whether the FUSE filesystem at *path* has lost the process that served it."""
+    """Whether the process that serves the FUSE filesystem at *path* has ended."""
     try:
-        os.statvfs(path)  # stat would be answered from the kernel's cache for a second
+        os.statvfs(path)  # the kernel caches the result of stat for a second
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether both paths are the same place, be it by a bind mount; also if they do not
-    exist yet but would be the same.
+    """Whether both paths are the same file, also through a bind mount, or would be if they
+    existed.
     """
     while True:
         found = _stat(one), _stat(other)

@@ -1,8 +1,7 @@
-"""Users and groups of the root that the machine will run.
+"""Users and groups of the machine's root.
 
-Read from that root's own files, for an image may be built for a machine whose users
-this one does not know. Only when both are the same is the system asked for the rest
-(network directories).
+They are read from the root's own files, because an image may be built for a machine whose users do
+not exist here. The running system (network directories) is asked only if it has the same root.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from ephemeroot.linux import values
 from ephemeroot.machine import files
 
-# Where distributions keep the accounts that belong to the base, after /etc.
+# Files in which distributions keep the accounts of the base, after /etc.
 _PLACES = ("/etc", "/usr/lib")
 
 
@@ -31,7 +30,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Users and groups by name. ``ask`` the running system for those that are not listed."""
+    """Users and groups by name; with ``ask``, the running system is asked for others."""
 
     users: Mapping[str, User] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
@@ -92,7 +91,7 @@ class Accounts:
 
 
 def _number(name: str) -> int | None:
-    """*name* as an id; ``None`` if it is not one. -1 is "no id" to the kernel (chown(2))."""
+    """*name* as a number; ``None`` if it is not one. -1 is "no id" to the kernel (chown(2))."""
     number = values.number(name, 10)
     return number if number is not None and number < 2**32 - 1 else None
 

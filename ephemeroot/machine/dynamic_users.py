@@ -1,8 +1,8 @@
-"""Directories of services with DynamicUser=: systemd has them in ``private`` (systemd.exec(5)).
+"""Directories of services with DynamicUser=, which systemd keeps in ``private`` (systemd.exec(5)).
 
-At each start of the service systemd makes /var/lib/private/NAME, and /var/lib/NAME a link to it. A
-directory at /var/lib/NAME is renamed to it first, which fails with EBUSY if something is mounted
-there (systemd, src/core/exec-invoke.c, setup_exec_directory).
+At each start of the service, systemd creates /var/lib/private/NAME, and /var/lib/NAME as a link to
+it. It renames an existing directory /var/lib/NAME first, which fails with EBUSY on a mount point
+(systemd, src/core/exec-invoke.c, setup_exec_directory).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PARENTS = {
 
 @dataclass(frozen=True, slots=True)
 class DynamicDirectory:
-    """One that administrators know as ``path``; it is ``private``. ``service`` is the unit."""
+    """A directory known as ``path``, whose real path is ``private``. ``service`` is the unit."""
 
     path: str
     private: str
@@ -26,7 +26,7 @@ class DynamicDirectory:
 
 
 def directories(root: int) -> dict[str, DynamicDirectory]:
-    """Those of all services in the open root directory *root*, by ``path``."""
+    """The directories of all services in the open root directory *root*, by ``path``."""
     found: dict[str, DynamicDirectory] = {}
     for unit in units_of(root, (".service",)):
         if not is_true(unit.last("DynamicUser")):

@@ -1,9 +1,10 @@
-"""What installed packages declare for this program in ``entry_points.txt``.
+"""Entry points that installed packages declare for this program in ``entry_points.txt``.
 
-``importlib.metadata`` reads the same files, but importing it takes four times as long as starting
-the interpreter: it brings ``email``, ``zipfile`` and ``socket``. This module reads what pip and the
-distributions install, chooses among several versions of a package as ``importlib.metadata`` does,
-and leaves everything else to it: packages in archives, finders of other projects, odd references.
+``importlib.metadata`` reads the same files, but its import takes four times as long as starting the
+interpreter: it imports ``email``, ``zipfile`` and ``socket``. This module reads packages installed
+by pip and by distributions, and chooses among several versions of a package as
+``importlib.metadata`` does. It leaves other cases to that module: packages in archives, finders of
+other projects, unusual references.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from ephemeroot.linux import paths
 T = TypeVar("T")
 
 Failure = Callable[[str, str], Exception]
-"""Makes the error of the caller's kind from a message and a hint."""
+"""Creates the caller's error from message and hint."""
 
 _ENDS = (".dist-info", ".egg-info")
 
 
 class EntryPoint(NamedTuple):
-    """A name, and the object that it stands for: ``module:attribute``."""
+    """A name, and its reference: ``module:attribute``."""
 
     name: str
     value: str
 
 
 class _Unreadable(Exception):
-    """Only ``importlib.metadata`` knows how to read something on the path."""
+    """Only ``importlib.metadata`` can read a package on the path."""
 
 
 def declared(group: str) -> list[EntryPoint]:
@@ -47,16 +48,16 @@ def declared(group: str) -> list[EntryPoint]:
 
 
 def find(group: str, name: str, what: str, failure: Failure) -> str:
-    """The reference that *name* stands for; empty if no package declares it.
+    """The reference of *name*; empty if no package declares it.
 
-    Several packages may declare the same one. Different ones raise a *failure*, which calls the
-    thing *what*.
+    Several packages may declare the same reference. Different ones raise a *failure*, whose message
+    uses *what*.
     """
     values = sorted(one.value for one in declared(group) if one.name == name)
     if len(values) > 1:
         raise failure(
-            f"several installed packages have {what} {name!r}: {', '.join(values)}",
-            "uninstall all but one",
+            f"several installed packages provide {what} {name!r}: {', '.join(values)}",
+            "uninstall all but one of them",
         )
     return values[0] if values else ""
 
@@ -64,7 +65,7 @@ def find(group: str, name: str, what: str, failure: Failure) -> str:
 def load(reference: str, base: type[T], what: str, failure: Failure) -> type[T]:
     """The class derived from *base* at *reference*, ``module:attribute``.
 
-    Raises a *failure*, which calls the thing *what*, if there is none.
+    Raises a *failure*, whose message uses *what*, if it cannot be loaded.
     """
     module, _, attribute = reference.partition(":")
     try:
@@ -74,12 +75,12 @@ def load(reference: str, base: type[T], what: str, failure: Failure) -> type[T]:
     except Exception as error:  # another package's module may raise anything
         raise failure(
             f"cannot load {what} ({reference}): {type(error).__name__}: {error}",
-            "repair or reinstall its package",
+            "repair or reinstall the package that provides it",
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise failure(
             f"cannot load {what}: {reference} is not a class derived from {base.__name__}",
-            "repair or reinstall its package",
+            "repair or reinstall the package that provides it",
         )
     return found
 
@@ -99,11 +100,11 @@ def _read(group: str) -> Iterator[EntryPoint]:
 
 
 def _packages(folder: str) -> list[str]:
-    """The folders of metadata in *folder*, in the order in which the directory has them."""
+    """The folders of metadata in *folder*, in the order of the directory."""
     try:
         names = paths.names(folder)
     except NotADirectoryError as error:
-        raise _Unreadable from error  # an archive, perhaps
+        raise _Unreadable from error  # may be an archive
     except OSError:
         return []
     if os.path.basename(folder).lower().endswith(".egg"):
@@ -112,9 +113,7 @@ def _packages(folder: str) -> list[str]:
 
 
 def _distribution(package: str) -> str:
-    """The name by which packages are compared (packaging.python.org, "Names and
-    normalization").
-    """
+    """The normalized name of a package (packaging.python.org, "Names and normalization")."""
     stem, end = os.path.splitext(package)
     if end not in _ENDS:
         raise _Unreadable
@@ -135,7 +134,7 @@ def _text(package: str) -> str:
 
 
 def _parse(text: str, group: str) -> Iterator[EntryPoint]:
-    """The *group*'s part of the file (packaging.python.org, "Entry points specification")."""
+    """The *group* in the file (packaging.python.org, "Entry points specification")."""
     if group not in text:
         return
     section = ""

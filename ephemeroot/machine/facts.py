@@ -1,4 +1,4 @@
-"""What the configuration is compiled against: the facts of one machine."""
+"""The facts of one machine, against which the configuration is compiled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ephemeroot.machine.labels import Labels
 
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
 
-# What a boot loader reads, and what it is made of; below the root.
+# Files of boot loaders, and their configuration; relative to the root.
 _BOOT_FILES = (
     "boot/vmlinuz*", "boot/vmlinux*", "boot/Image*", "boot/initrd*", "boot/initramfs*",
     "boot/grub/grub.cfg", "boot/grub2/grub.cfg", "boot/loader/loader.conf",
@@ -39,18 +39,16 @@ _HOST_KEYS = "etc/ssh/ssh_host_*_key"
 class Machine:
     """One machine's facts.
 
-    ``root`` is the directory that is its root now. ``host_name`` is the static name, which does
-    not change with the network, ``live_name`` the one that the running machine has now.
-    ``command_lines`` are kernel command lines by the file they were read from, the one that
-    counts most first. ``mounted`` are the mount points in use now, if this is the running
-    machine. The lists of paths are as the machine sees them. ``store_ids`` are the ids of
-    stores by path; for one that is not in it, ``store_id`` reads the store's marker.
-    ``generation`` is the plan's, ``labels`` the SELinux policy's, ``memory`` in bytes; 0 if it
-    is not this machine that is looked at. ``another`` is true for a machine of which nothing
-    but name and id is known: what boots it, and what its stores are, is not. ``root_mount`` is
-    the mount of ``root``, ``live`` whether this is the running machine. ``unread`` are files of the
-    machine that exist and could not be read.
-    ``system`` is the id under which it owns its old roots, see ``Plan.system``.
+    ``root`` is the directory of its present root. ``host_name`` is the static name, which does not
+    change with the network, ``live_name`` the present name of the running machine.
+    ``command_lines`` are kernel command lines by file, the one with the highest precedence first.
+    ``mounted`` are the present mount points, if this is the running machine. Lists of paths are
+    relative to the machine's root. ``store_ids`` are the ids of stores by path; for other paths,
+    ``store_id`` reads the store's marker. ``generation`` is the plan's, ``labels`` are the SELinux
+    policy's, ``memory`` is in bytes, 0 if this is not the running machine. ``another``: a machine
+    of which only name and id are known, but not its boot loader and its stores. ``root_mount`` is
+    the mount of ``root``; ``live``: this is the running machine. ``unread`` are existing files that
+    could not be read. ``system`` is the id by which it owns its old roots, see ``Plan.system``.
     """
 
     root: str = "/"
@@ -76,15 +74,15 @@ class Machine:
 
     @classmethod
     def of(cls, root: str = "/") -> Machine:
-        """The machine whose root is the directory *root*; ``/`` is this one, unless this is a
-        chroot: a system that is being installed or built has another one's kernel.
+        """The machine whose root is the directory *root*; ``/`` is this one, except in a chroot: a
+        system that is being installed or built does not have its own kernel running.
 
-        Raises ``Misconfigured`` if that is not a directory.
+        Raises ``Misconfigured`` if *root* is not a directory.
         """
         root = os.path.abspath(root)
         if not os.path.isdir(root):
             raise Misconfigured(
-                f"{root} is not a directory", "--root must be the root directory of a machine"
+                f"{root} is not a directory", "name the root directory of a machine with --root"
             )
         live = root == "/" and is_booted()
         unread: list[files.File] = []
@@ -92,7 +90,7 @@ class Machine:
         name = _static_host_name(root, unread)
         live_name = os.uname().nodename
         if live and "?" in name and fnmatch.fnmatchcase(live_name, name):
-            # systemd 258 puts digits of the machine-id there (hostname(5)).
+            # systemd 258 appends digits of the machine-id (hostname(5)).
             name = live_name
         return cls(
             root=root,
@@ -114,13 +112,13 @@ class Machine:
         )
 
     def as_another(self, host_name: str | None, machine_id: str | None) -> Machine:
-        """The machine called *host_name*, or with that id, as far as it can be known from here:
-        accounts and /etc/fstab are taken to be the same. ``None`` twice is this one.
+        """The machine called *host_name*, or with that id, with the accounts and /etc/fstab of this
+        machine. ``None`` twice is this machine.
         """
         mine = (host_name in (None, self.host_name), machine_id in (None, self.machine_id))
         if all(mine):
             return self
-        # What the other has for an id is not known just because its name is, nor the reverse.
+        # Name and id of the other machine are independent of each other.
         return replace(
             self,
             host_name=host_name or "",
@@ -137,13 +135,13 @@ class Machine:
         )
 
     def show(self, path: str) -> str:
-        """A path of the machine as a path from here, for messages."""
+        """A path of the machine as a path on this machine, for messages."""
         return files.show(self.root, path)
 
     def store_id(self, path: str) -> str | None:
         """The id of the store at *path*, ``None`` if it has no marker yet.
 
-        Raises ``Damaged`` if it has one that cannot be read.
+        Raises ``Damaged`` if the marker cannot be read.
         """
         if path in self.store_ids:
             return self.store_ids[path]
@@ -151,9 +149,9 @@ class Machine:
 
 
 def is_booted() -> bool:
-    """Whether the root directory of this process is the one of the running system.
+    """Whether the root directory of this process is that of the running system.
 
-    Without the right to look, or without /proc, it is taken to be.
+    Without the privilege to check, or without /proc, it is assumed to be.
     """
     try:
         return os.path.samestat(os.stat("/proc/1/root/."), os.stat("/"))
@@ -162,16 +160,18 @@ def is_booted() -> bool:
 
 
 def parse_id(text: str) -> str:
-    """A machine's id as machine-id(5) has it, dashes left out. Raises ``Misconfigured``."""
+    """A machine id as in machine-id(5), without dashes. Raises ``Misconfigured``."""
     plain = text.replace("-", "").lower()
     if not _MACHINE_ID.fullmatch(plain):
-        raise Misconfigured(f"{text!r} is not a machine id", "it has 32 hexadecimal digits")
+        raise Misconfigured(
+            f"{text!r} is not a machine id", "use the 32 hexadecimal digits of /etc/machine-id"
+        )
     return plain
 
 
 def _static_host_name(root: str, unread: list[files.File]) -> str:
-    """The name that the administrator gave to a machine that boots *root* (hostname(5), OpenRC's
-    /etc/conf.d/hostname), or nothing. ``localhost`` is none: the network may then name the machine.
+    """The configured name of a machine that boots *root* (hostname(5), OpenRC's
+    /etc/conf.d/hostname), or empty. ``localhost`` is ignored: the network may set another name.
     """
     for line in (files.read_text(root, "/etc/hostname", unread) or "").splitlines():
         if line.strip() and not line.startswith("#"):
@@ -186,7 +186,7 @@ def _static_host_name(root: str, unread: list[files.File]) -> str:
 
 
 def _default_host_name(root: str) -> str:
-    """What a machine that boots *root* calls itself if nobody names it (os-release(5))."""
+    """The default name of a machine that boots *root* (os-release(5))."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         for line in (files.read_text(root, path) or "").splitlines():
             key, _, value = line.partition("=")
@@ -198,7 +198,7 @@ def _default_host_name(root: str) -> str:
 def read_store_id(store: str) -> str | None:
     """The id in the marker of the store at the path *store*; ``None`` if there is no marker.
 
-    Raises ``Damaged`` if there is one that cannot be read.
+    Raises ``Damaged`` if the marker cannot be read.
     """
     path = f"{store.rstrip('/')}/{MARKER}"
     try:
@@ -216,14 +216,14 @@ def read_store_id(store: str) -> str | None:
 
 
 def command_line(text: str) -> CommandLine:
-    """A kernel command line taken apart as the boot code does it."""
+    """A kernel command line, parsed as by the boot code."""
     return CommandLine(text)
 
 
 def _command_lines(
     root: str, unread: list[files.File], *, live: bool
 ) -> tuple[tuple[str, str], ...]:
-    """The running kernel's, if it is this machine's, and what kernel-install(8) will use."""
+    """The running kernel's command line, if this is that machine, and kernel-install(8)'s."""
     named = ["/proc/cmdline"] if live else []
     named.append("/etc/kernel/cmdline")
     texts = [(files.show(root, path), files.read_text(root, path, unread)) for path in named]
@@ -231,11 +231,11 @@ def _command_lines(
 
 
 def _memory() -> int:
-    """What a tmpfs could fill without swap, in bytes."""
+    """The bytes that a tmpfs could use without swap."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _existing(root: str, *patterns: str) -> tuple[str, ...]:
-    """Which of *patterns* (relative to *root*) exist, as the machine sees them."""
+    """The existing paths of *patterns* (relative to *root*), as paths of the machine."""
     found = {path for pattern in patterns for path in glob.glob(pattern, root_dir=root)}
     return tuple(f"/{path}" for path in sorted(found))

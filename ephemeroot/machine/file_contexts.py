@@ -1,4 +1,4 @@
-"""A policy's file_contexts(5), looked up as libselinux does, for systems without that library."""
+"""Lookup in a policy's file_contexts(5) as by libselinux, for systems without that library."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _NONE = b"<<none>>"
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """``kind`` is the only type of file that it is for, 0 if it is for all. Every path that matches
-    begins with ``stem``; a rule without special characters has no ``pattern``.
+    """``kind`` is the file type of the rule, 0 for all types. Every path that matches starts with
+    ``stem``; a rule without special characters has no ``pattern``.
     """
 
     pattern: bytes
@@ -29,7 +29,7 @@ class _Rule:
 
 
 class FileContexts:
-    """The rules of the *texts* of file_contexts, in their order, and the substitutions of the
+    """The rules in the *texts* of file_contexts, in their order, and the substitutions of the
     *distribution* (file_contexts.subs_dist) and of the administrator (file_contexts.subs).
     """
 
@@ -67,15 +67,15 @@ class FileContexts:
     def _compile(self, text: bytes) -> re.Pattern[bytes] | None:
         if text not in self._compiled:
             try:
-                # The anchors as libselinux sets them: an alternative at the top is not grouped.
+                # libselinux sets the anchors without grouping a top-level alternative.
                 self._compiled[text] = re.compile(b"^" + text + b"$", re.DOTALL)
             except re.error:
-                self._compiled[text] = None  # PCRE that Python's does not know
+                self._compiled[text] = None  # PCRE syntax that Python does not support
         return self._compiled[text]
 
 
 def _rules(text: bytes) -> Iterable[_Rule]:
-    """The rules of a file; lines that are not rules are passed over."""
+    """The rules of a file; other lines are skipped."""
     for line in text.splitlines():
         words = line.split()
         if len(words) not in (2, 3) or words[0].startswith(b"#"):
@@ -86,15 +86,15 @@ def _rules(text: bytes) -> Iterable[_Rule]:
 
 
 def _rule(pattern: bytes, kind: int, label: bytes) -> _Rule:
-    """As spec_hasMetaChars in libselinux/src/label_file.h reads it: a backslash takes the meaning
-    of the character behind it.
+    """The rule, parsed like spec_hasMetaChars in libselinux/src/label_file.h: a backslash escapes
+    the character after it.
     """
     stem = bytearray()
     position = 0
     while position < len(pattern):
         character = pattern[position]
         if character in _SPECIAL:
-            # The character before these need not be there.
+            # The character before these is optional.
             before = stem[:-1] if character in b"?*{" else stem
             return _Rule(pattern, bytes(b"" if b"|" in pattern else before), kind, label)
         if character == ord("\\"):
@@ -107,7 +107,7 @@ def _rule(pattern: bytes, kind: int, label: bytes) -> _Rule:
 
 
 def _substitutions(text: bytes) -> list[tuple[bytes, bytes]]:
-    """Pairs of a path and what it is looked up as. The last line takes precedence."""
+    """Pairs of a path prefix and its replacement. The last line takes precedence."""
     lines = [line.split() for line in text.splitlines()]
     pairs = [(w[0], w[1]) for w in lines if len(w) >= 2 and not w[0].startswith(b"#")]
     return pairs[::-1]

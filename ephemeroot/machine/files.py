@@ -1,4 +1,4 @@
-"""Files of a machine whose root need not be the running system's, and why one cannot be read."""
+"""Files of a machine that may not be the running one, and the errors of reading them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from ephemeroot.linux import documents, paths
 
 LARGEST = 1 << 24
-"""Bytes of any file that is read here; see ``toml`` for a configuration's."""
+"""The maximum size in bytes of a file that is read here; ``toml`` has that of configurations."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file. ``path`` is how people find it; ``error`` is why it could not be read, ``hint``
-    what to do then.
+    """One file. ``path`` is for messages; ``error`` is why it could not be read, ``hint`` how to
+    repair that.
     """
 
     path: str
@@ -27,18 +27,18 @@ class File:
 
 
 def show(root: str, path: str) -> str:
-    """*path* below *root* as a path of this machine, for people."""
+    """*path* of the machine at *root* as a path of this machine, for messages."""
     return path if root == "/" else root.rstrip("/") + path
 
 
 def open_file(root: str, path: str) -> File | None:
-    """The file, links resolved as the machine itself would; ``None`` if it does not exist."""
+    """The file, with links resolved inside *root*; ``None`` if it does not exist."""
     shown = show(root, path)
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _is_masked(directory, path):
             return File(shown)
-        # O_NONBLOCK: a fifo of that name must not make us wait for ever.
+        # O_NONBLOCK: opening a FIFO would block.
         fd = paths.open_in_root(directory, path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
@@ -55,12 +55,12 @@ def open_file(root: str, path: str) -> File | None:
 
 
 def unreadable(path: str, error: OSError) -> File:
-    """The file *path* that cannot be read, and what to do about *error*."""
+    """The file *path* that cannot be read, with a hint for *error*."""
     hint = "put a regular file in its place, or remove it"
     if error.errno == errno.EIO:
         hint = "restore it from a backup, and check the disk"
     elif isinstance(error, PermissionError):
-        hint = "run it as root"
+        hint = "run the command as root"
     return File(path, error=error.strerror or "", hint=hint)
 
 
@@ -70,7 +70,7 @@ def _is_masked(directory: int, path: str) -> bool:
     try:
         return os.readlink(name, dir_fd=fd) == "/dev/null"
     except OSError as error:
-        if error.errno != errno.EINVAL:  # EINVAL: no link
+        if error.errno != errno.EINVAL:  # EINVAL: not a link
             raise
         return False
     finally:
@@ -78,9 +78,7 @@ def _is_masked(directory: int, path: str) -> bool:
 
 
 def open_directory(root: str, path: str) -> int:
-    """The directory *path* of the machine, links resolved as the machine itself would. Raises
-    ``OSError``.
-    """
+    """The directory *path* of the machine, links resolved in *root*. Raises ``OSError``."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return paths.open_in_root(top, path, os.O_RDONLY | os.O_DIRECTORY)
@@ -91,7 +89,7 @@ def open_directory(root: str, path: str) -> int:
 def read_text(root: str, path: str, unread: list[File] | None = None) -> str | None:
     """The text of the file *path* of the machine, ``None`` if it does not exist or cannot be read.
 
-    A file that exists and is no use as text is added to *unread*.
+    Existing files that are not readable text are added to *unread*.
     """
     source = open_file(root, path)
     if source is None or source.error == os.strerror(errno.ENOTDIR):

@@ -19,7 +19,7 @@ _UNITS = {
     "weeks week w": 604800.0, "months month M": 2629800.0, "years year y": 31557600.0,
 }  # fmt: skip
 _SECONDS = {name: seconds for names, seconds in _UNITS.items() for name in names.split() or [""]}
-# Possessive: without that, 100,000 digits that do not fit take for ever.
+# Possessive: otherwise 100,000 digits that do not match take too long.
 _SPAN = re.compile(r"\s*+(?:\d{1,15}+(?:\.\d{0,9}+)?+\s*+[A-Za-zµ]{0,7}+\s*+)++", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d*)?)\s*([A-Za-zµ]*)", re.ASCII)
 
@@ -45,17 +45,17 @@ class FstabLine:
 
     @property
     def persists(self) -> bool:
-        """Whether the machine mounts it at each boot, and its content is there afterwards."""
+        """Whether the machine mounts it at each boot, and its content survives a reboot."""
         mounted = "noauto" not in self.options or "x-systemd.automount" in self.options
         return mounted and self.type not in _VOLATILE
 
     def with_initrd(self) -> str:
-        """The line as it must be for the initramfs to mount it."""
+        """The line, changed so that the initramfs mounts it."""
         kept = [o for o in self.options if o not in ("defaults", "noauto", INITRD)]
         return self._with(*kept, INITRD)
 
     def with_subvolume(self, path: str) -> str:
-        """The line for another subvolume, all other options as they are."""
+        """The line for another subvolume, with all other options unchanged."""
         kept = [o for o in self.options if o != "defaults" and not o.startswith("subvol")]
         return self._with(f"subvol={path}", *kept)
 
@@ -69,8 +69,8 @@ class FstabLine:
 
 
 def time_span(text: str) -> int | None:
-    """The whole seconds of a time span as systemd reads it, rounded up; 0 for ``infinity`` and for
-    no time at all, which systemd takes for the same here; ``None`` if it is neither.
+    """The whole seconds of a time span in systemd's syntax, rounded up; 0 for ``infinity`` and for
+    a zero span, which systemd treats alike here; ``None`` if it is not valid.
     """
     if text.strip() == "infinity":
         return 0
@@ -82,8 +82,8 @@ def time_span(text: str) -> int | None:
 
 
 def keeper(lines: Iterable[FstabLine], path: str) -> FstabLine | None:
-    """The line of *lines* for the filesystem that *path* is on and persists on; ``None`` if it is
-    on the root, or on something that persists nothing.
+    """The line of *lines* for the persistent filesystem that contains *path*; ``None`` if it is on
+    the root, or on a filesystem that does not persist.
     """
     above = [
         line
@@ -101,7 +101,7 @@ def option(options: tuple[str, ...] | list[str], name: str) -> str | None:
 
 
 def parse(text: str) -> list[FstabLine]:
-    """The lines that mount something somewhere; comments, swap and nonsense are left out."""
+    """The lines of mounts; comments, swap and invalid lines are left out."""
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         fields = [unescape(field) for field in line.split()]

@@ -1,4 +1,4 @@
-"""SELinux labels of paths, as the machine's policy has them (file_contexts(5))."""
+"""SELinux labels of paths in the machine's policy (file_contexts(5))."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SUBSTITUTIONS = ("file_contexts.subs_dist", "file_contexts.subs")
 
 
 class Labels:
-    """The labels of a policy; without a policy no path has one.
+    """The labels of a policy; without a policy, no path has a label.
 
-    *texts* are the policy's files by name. *folder* is where libselinux can read the same.
+    *texts* are the policy's files by name. *folder* is where libselinux can read the same files.
     """
 
     def __init__(self, texts: dict[str, str] | None = None, folder: Path | None = None) -> None:
@@ -28,8 +28,8 @@ class Labels:
 
     @classmethod
     def of(cls, root: str, unread: list[files.File] | None = None) -> Labels:
-        """Those of the machine whose root is *root*; none if its SELinux is off. Files that cannot
-        be read go to *unread*.
+        """The labels of the machine whose root is *root*; empty if its SELinux is off. Files that
+        cannot be read go to *unread*.
         """
         settings = _settings(files.read_text(root, "/etc/selinux/config", unread) or "")
         policy = settings.get("SELINUXTYPE", "")
@@ -41,7 +41,7 @@ class Labels:
             for name in (*_RULES, *_SUBSTITUTIONS)
         }
         place = Path(root) / folder
-        # The library follows links to where they lead on this machine.
+        # The library would follow links to files of this machine.
         inside = place.resolve() == Path(root).resolve() / folder
         return cls(texts, place if inside else None)
 
@@ -65,7 +65,7 @@ class Labels:
             try:
                 return self._library.look_up(path, kind)
             except OSError:
-                pass  # one rule that it cannot use makes it give up
+                pass  # the library fails on a rule that it cannot use
         return self._rules.look_up(path, kind)
 
     @cached_property

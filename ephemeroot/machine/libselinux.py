@@ -1,7 +1,7 @@
-"""Labels as libselinux looks them up in the files of a policy (selabel_open(3), selabel_file(5)).
+"""Lookup of labels by libselinux in the files of a policy (selabel_open(3), selabel_file(5)).
 
-Through ctypes: every system with SELinux has the library, but its Python module only for the
-platform's own interpreter (EL 9 has none for Python 3.12). SELinux itself need not be enabled.
+It uses ctypes: every system with SELinux has the library, but the Python module exists only for the
+platform's own interpreter (EL 9 has none for Python 3.12). SELinux need not be enabled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Option(ctypes.Structure):
     _fields_ = (("type", ctypes.c_int), ("value", ctypes.c_char_p))
 
 
-# The library would write to standard error. C keeps a pointer to it.
+# Without this callback, the library writes to standard error. C keeps a pointer to it.
 _ignore = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p)(lambda kind, message: 0)
 
 

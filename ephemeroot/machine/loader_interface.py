@@ -1,4 +1,4 @@
-"""What the boot loader has told the running system by EFI variables: the Boot Loader Interface
+"""EFI variables by which the boot loader informs the running system: the Boot Loader Interface
 (systemd.io/BOOT_LOADER_INTERFACE).
 """
 
@@ -11,7 +11,7 @@ _VARIABLES = "/sys/firmware/efi/efivars"
 
 
 def _read(name: str) -> str:
-    """The text of a variable, which has four bytes of attributes in front; empty if it is unset."""
+    """The text of a variable, after four bytes of attributes; empty if it is unset."""
     try:
         content = paths.read(f"{_VARIABLES}/{name}-{_VENDOR}")
     except OSError:
@@ -20,10 +20,10 @@ def _read(name: str) -> str:
 
 
 def selected_entry() -> str:
-    """The name of the entry that has booted, as systemd-boot has it; else empty."""
+    """The name of the booted entry, as set by systemd-boot; empty without it."""
     return _read("LoaderEntrySelected")
 
 
 def is_systemd_boot() -> bool:
-    """Whether systemd-boot has started this system: files of another boot loader are left over."""
+    """Whether systemd-boot started this system, so that files of other boot loaders are unused."""
     return _read("LoaderInfo").startswith("systemd-boot")

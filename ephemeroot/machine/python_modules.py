@@ -1,4 +1,4 @@
-"""Python modules of other projects, and the packages that have them on each distribution."""
+"""Python modules of other projects, and their packages on each distribution."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PYPI = {
     "pyudev": "pyudev",
 }
 
-# Which package manager a system has, how it installs, and the package of each module. A module that
-# is not in a list is not packaged there. Debian and its derivatives: packages.debian.org; Fedora
+# By package manager: its command, and the package of each module. Modules that are not in a list
+# are not packaged there. Debian and its derivatives: packages.debian.org; Fedora
 # and openSUSE: btrfs-progs.spec builds python3-btrfsutil; Arch: btrfs-progs contains the module.
 _DISTRIBUTIONS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("usr/bin/apt-get", "apt install", {
@@ -40,12 +40,12 @@ _DISTRIBUTIONS: tuple[tuple[str, str, dict[str, str]], ...] = (
 
 
 def is_known(module: str) -> bool:
-    """Whether *module* is one of another project's that this program uses."""
+    """Whether this program uses *module*, of another project."""
     return module.partition(".")[0] in _PYPI
 
 
 def is_missing(module: str) -> bool:
-    """Whether this interpreter does not find *module*, which is not imported."""
+    """Whether this interpreter cannot find *module*, which is not imported."""
     try:
         return importlib.util.find_spec(module.partition(".")[0]) is None
     except ModuleNotFoundError:
@@ -55,12 +55,12 @@ def is_missing(module: str) -> bool:
 def of_wiper(wiper: type[Wiper], settings: Mapping[str, object] | None = None) -> list[str]:
     """Modules of other projects that *wiper* needs, by default with its default settings.
 
-    None if the wiper does not say: the image that is built for it names that fault.
+    Empty if the wiper cannot report them: building an image for it reports that error.
     """
     own = {option.name: option.default for option in wiper.OPTIONS}
     try:
         names = wiper.needs({**own, **(settings or {})}).python
-    except Exception:  # noqa: BLE001  # another package's code may raise anything
+    except Exception:  # noqa: BLE001  # code of other packages may raise any exception
         return []
     return [name for name in names if is_known(name)]
 
@@ -71,7 +71,7 @@ def how_to_install(module: str, root: str = "/") -> str:
 
 
 def command(module: str, root: str = "/") -> str:
-    """The command that installs *module* for this interpreter, on the system below *root*.
+    """The command that installs *module* for this interpreter, on the system at *root*.
 
     An isolated virtual environment does not see the distribution's packages.
     """

@@ -1,6 +1,6 @@
-"""Which device, subvolume or dataset the root is, and how it is mounted: the one answer for all
-verbs. The mount there now is ``Machine.root_mount``; the boot asks its kernel command line
-alone (``hooks.cmdline``).
+"""The root's device, subvolume or dataset, and its mount options, determined here for all verbs.
+The present mount is ``Machine.root_mount``; the boot uses only its kernel command line
+(``hooks.cmdline``).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ephemeroot.machine.fstab import FstabLine
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """The root as the next boot will find it, as far as the machine tells.
+    """The root of the next boot, as far as it is known.
 
-    ``device`` and ``subvolume`` are the configuration's, else the kernel command line's, else
-    those of /etc/fstab; ``subvolume`` has no slashes around it. ``argument`` is ``root=`` and
-    ``flags`` are ``rootflags=`` of the command line that counts most, word for word.
+    ``device`` and ``subvolume`` are from the configuration, else from the kernel command line, else
+    from /etc/fstab; ``subvolume`` has no slashes around it. ``argument`` is ``root=`` and ``flags``
+    are ``rootflags=`` of the command line with the highest precedence, unchanged.
     """
 
     device: str | None
@@ -30,7 +30,7 @@ class Root:
     def named(
         cls, machine: Machine, device: str | None = None, subvolume: str | None = None
     ) -> Root:
-        """What *machine* boots; *device* and *subvolume* are what the configuration says."""
+        """The root of *machine*; *device* and *subvolume* are from the configuration."""
         lines = [command_line(text) for _, text in machine.command_lines]
         in_fstab = fstab_lines(machine)
         devices = [device, *(line.root_device() for line in lines)]

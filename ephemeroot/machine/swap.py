@@ -1,4 +1,4 @@
-"""Swap files: those that a root has, by /etc/fstab, by units and by the usual names."""
+"""The swap files of a root, by /etc/fstab, by units and by their usual names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIGNATURE, _PAGE = b"SWAPSPACE2", 4096
 
 
 def files(root: int) -> list[str]:
-    """The swap files that are in the open *root* itself, or mounted in it."""
+    """The swap files in the open *root* and in mounts in it."""
     named = dict.fromkeys([*_in_fstab(root), *_in_units(root), *_USUAL])
     return [path for path in named if _is_one(root, path)]
 
@@ -38,7 +38,7 @@ def active(device: int) -> list[str]:
             if os.stat(path).st_dev == device:
                 found.append(path)
         except OSError:
-            continue  # of another mount namespace
+            continue  # in another mount namespace
     return found
 
 

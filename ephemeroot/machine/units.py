@@ -1,4 +1,4 @@
-"""The units of systemd in a tree that need not be the running system's, and its text files."""
+"""systemd's units in a tree that may not be the running system's, and its text files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _LONGEST = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit of systemd at ``path``, and its settings, whatever their section: those of its
-    drop-ins are the later ones. An empty value takes back the earlier ones.
+    """A unit of systemd at ``path``, and its settings of all sections, followed by those of its
+    drop-ins. An empty value resets the earlier ones.
     """
 
     path: str
     lists: dict[str, list[str]]
 
     def last(self, key: str) -> str:
-        """The value of *key* that takes effect where only one does; empty without one."""
+        """The last value of *key*; empty without one."""
         return (self.lists.get(key) or [""])[-1]
 
 
@@ -36,7 +36,7 @@ def units_of(root: int, endings: tuple[str, ...]) -> Iterator[Unit]:
     for folder in _UNITS:
         for name in _listing(root, folder):
             if name not in known and name.endswith(endings):
-                known.add(name)  # what is earlier in the order hides it, a mask too
+                known.add(name)  # it hides later ones, also if it is a mask
                 path = f"{folder}/{name}"
                 texts = (text_of(root, one) for one in (path, *_drop_ins(root, name)))
                 yield Unit(path, _settings("\n".join(texts)))
@@ -48,7 +48,7 @@ def is_true(value: str) -> bool:
 
 
 def _drop_ins(root: int, name: str) -> list[str]:
-    """The drop-ins of the unit *name*, in their order: one hides those of its name further on."""
+    """The drop-ins of the unit *name* in their order; one hides later ones of the same name."""
     found: dict[str, str] = {}
     for folder in _UNITS:
         for one in _listing(root, f"{folder}/{name}.d"):
@@ -91,7 +91,7 @@ def text_of(root: int, path: str) -> str:
     try:
         raw = documents.read_open(fd, path, _LONGEST)
     except OSError:
-        return ""  # a device, as a mask is
+        return ""  # a device, as for a masked unit
     finally:
         os.close(fd)
     return raw.decode("utf-8", "surrogateescape")

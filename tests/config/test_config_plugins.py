@@ -127,7 +127,7 @@ def test_reports_a_wiper_whose_module_fails(install: Path, tree: MachineTree) ->
 def test_reports_two_packages_with_one_name(install: Path, tree: MachineTree) -> None:
     package(install, "snapper = snapping:Snapper")
     package(install, "snapper = elsewhere:Snapper", "elsewhere")
-    assert "several installed packages have a wiper 'snapper'" in tree.complaint()
+    assert "several installed packages provide a wiper 'snapper'" in tree.complaint()
     assert "elsewhere:Snapper, snapping:Snapper" in tree.complaint()
 
 

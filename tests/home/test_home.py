@@ -200,10 +200,10 @@ def test_files_in_the_way_are_reported_and_left(user: OrdinaryUser) -> None:
         "directory-link": "in the way", "a-file/below": "in the way", "Music": "mounted",
     }  # fmt: skip
     for name, reason in {
-        "full": "there is a directory that is not empty",
-        "file": "there is a file",
-        "link": "there is a link to link-goal that ephemeroot did not create",
-        "empty": "there is a directory",
+        "full": "the target is a directory that is not empty",
+        "file": "the target is a file",
+        "link": "the target is a link to link-goal, not created by ephemeroot",
+        "empty": "the target is a directory",
         "a-file/below": f"{HOME}/a-file is not a directory",
     }.items():
         assert f"{HOME}/{name} is in the way: {reason}" in done.stderr
@@ -267,7 +267,7 @@ def test_stop_works_without_a_usable_configuration(user: OrdinaryUser) -> None:
 def test_only_one_run_at_a_time_changes_a_home(user: OrdinaryUser) -> None:
     user.declare(PLAIN)
     holder = user.start("flock", HOME, "sh", "-c", "echo ready; read line")
-    assert "another run uses this home" in user.home("apply", rc=3).stderr
+    assert "the home is in use by another run" in user.home("apply", rc=3).stderr
     user.home("status", rc=10)  # read-only verbs need not wait
     holder.communicate("go\n", timeout=120)
     user.home("apply")
@@ -281,8 +281,17 @@ def test_reports_paths_that_root_persists(user: OrdinaryUser) -> None:
     )
     user.declare(one('"Downloads", ".config/fish", "deep", "Music"'))
     lines = user.home("check").stdout.splitlines()
-    assert len([line for line in lines if "root persists already" in line]) == 2
-    told = next(line for line in lines if "root persists ~/Downloads already" in line)
+    assert (
+        len(
+            [
+                line
+                for line in lines
+                if "the system already persists" in line or "which the system persists" in line
+            ]
+        )
+        == 2
+    )
+    told = next(line for line in lines if "the system already persists ~/Downloads" in line)
     assert told.startswith("warning: ")
     assert "in /mnt/persistent" in told
     assert "/etc/ephemeroot/ephemeroot.toml:4" in lines[lines.index(told) + 1]
@@ -316,7 +325,7 @@ def test_reports_missing_programs(user: OrdinaryUser) -> None:
     assert "too old" in user.home("apply", rc=10).stderr
     assert user.status()[".screenrc"] == "linked"
     user.as_root("rm /mnt/bin/bindfs; chmod 0600 /dev/fuse")
-    assert "/dev/fuse may not be opened by this user" in user.home("check", rc=2).stdout
+    assert "this user cannot open /dev/fuse" in user.home("check", rc=2).stdout
     user.as_root("chmod 0666 /dev/fuse; mount --bind -o nosuid /usr/bin /usr/bin; "
                  "cp /usr/bin/fusermount3 /mnt/plain; chmod 0755 /mnt/plain; "
                  "mount --bind /mnt/plain $(readlink -f /usr/bin/fusermount3)")  # fmt: skip

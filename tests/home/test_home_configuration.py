@@ -128,7 +128,7 @@ default-directory-method = "bind"
         r"11: .*'symlnk' is unknown.*did you mean `symlink`",
         r"12: .*`directory` is missing",
         r"13: .*must be a path below the home, not a number",
-        r"14: .*'\.' is the home itself \(name directories and files below it\)",
+        r"14: .*'\.' is the home itself \(name directories and files under it\)",
         r"16: .*files: must be a list, not a string",
         r"18: .*'bind' is unknown.*did you mean `bindfs`",
     )
@@ -144,8 +144,8 @@ CONFLICTS = {
     f'{S}\ndirectories = ["a", "a/"]': "~/a is declared twice",
     f'{S}\ndirectories = ["a"]\nfiles = ["a"]': "~/a is declared twice",
     f'{S}\ndirectories = ["a"]\n{T}\ndirectories = ["a"]': "~/a is declared twice",
-    f'{S}\ndirectories = ["a", "a/b"]': "~/a/b is below ~/a, which persists in the same store",
-    f'{S}\nfiles = ["a"]\ndirectories = ["a/b"]': "~/a/b is below the file ~/a",
+    f'{S}\ndirectories = ["a", "a/b"]': "~/a/b is under ~/a, which persists in the same store",
+    f'{S}\nfiles = ["a"]\ndirectories = ["a/b"]': "~/a/b is under ~/a, which is declared as a file",
     f'{S}\ndirectories = [{LINK}]\n{T}\nfiles = ["a/b"]': "which is a link into the store",
     f'{S}\ndirectories = ["a"]\n{T}\ndirectories = ["a/b"]': "~/a/b cannot be mounted inside",
     f'{S}\nremove-prefix-directory = true\nfiles = ["a"]': "'a' is empty without its",
@@ -172,10 +172,10 @@ def test_refuses_a_store_that_is_or_contains_the_home(user: User) -> None:
     found = mistakes(user, f'[persistence."{above}"]\ndirectories = ["{name}"]')
     assert "would be inside itself" in found[0]
     found = mistakes(user, f'[persistence."{user.home}"]\nfiles = ["a"]')
-    assert "store and home are the same place" in found[0]
+    assert "store and home are the same directory" in found[0]
     os.symlink(user.home, f"{above}/link")
     found = mistakes(user, f'[persistence."{above}/link"]\nfiles = ["a"]')
-    assert "store and home are the same place" in found[0]
+    assert "store and home are the same directory" in found[0]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def test_does_not_mount_over_or_unmount_a_foreign_mount(user: OrdinaryUser) -> N
     user.declare(one('"Music", "deep"'))
     done = user.home("apply", rc=1)
     assert f"{HOME}/mine (fuse) is mounted there" in done.stderr
-    assert "is mounted below it" in done.stderr
+    assert "is mounted under it" in done.stderr
     assert user.mounts() == before
     user.declare(NOTHING)
     user.home("apply")
@@ -34,7 +34,7 @@ def test_a_foreign_mount_inside_prevents_unmounting(user: OrdinaryUser) -> None:
     user.home("apply")
     user.sh("mkdir mine Music/inner; bindfs -o no-allow-other mine Music/inner")
     done = user.home("stop", rc=1)
-    assert f"{HOME}/mine is mounted below it, on {HOME}/Music/inner" in done.stderr
+    assert f"{HOME}/mine is mounted under it, on {HOME}/Music/inner" in done.stderr
     assert set(user.mounts()) == {"Music", "Music/inner"}
 
 
@@ -44,7 +44,7 @@ def test_a_busy_mount_is_detached_and_its_holder_named(user: OrdinaryUser) -> No
     script = "cd Music; exec 3> song; echo ready; read line; echo more >&3; cat < song; echo end"
     holder = user.start("sh", "-c", script)
     done = user.home("stop", "--wait", "0.5")
-    assert "was unmounted lazily: held by sh (process " in done.stderr
+    assert "was unmounted lazily: in use by sh (process " in done.stderr
     assert f"which works in {HOME}/Music" in done.stderr
     assert user.mounts() == {}
     assert user.status() == {"Music": "missing"}

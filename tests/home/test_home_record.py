@@ -124,7 +124,7 @@ def test_reports_and_keeps_a_file_that_replaced_a_link(user: OrdinaryUser) -> No
     user.home("apply")
     user.sh("echo precious > new; mv new .screenrc")
     done = user.home("apply", rc=10)
-    assert "a program replaced the link by a file" in done.stderr
+    assert "a program has replaced the link by a file" in done.stderr
     user.declare(NOTHING)
     user.home("apply")
     assert user.sh("cat .screenrc").stdout == "precious\n"
