@@ -76,8 +76,8 @@ def leftovers(work: Work, entries: Iterable[Entry]) -> list[Operation]:
 
 
 class _Removals:
-    """The removals: everything of ours that is not declared, has changed in the declaration, or is
-    inside a directory whose content will change.
+    """The removals: our mounts, links and directories that are not declared, have changed in the
+    declaration, or are inside a directory whose content will change.
 
     *changing* are the declared entries that are not in place.
     """

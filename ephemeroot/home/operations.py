@@ -1,7 +1,7 @@
 """The operations in a home. Each describes itself in one line, and does only that.
 
-An operation checks the state again before its change: it unmounts or removes only what is proven to
-be ours, and never covers or replaces other files.
+An operation checks the state again before its change: it unmounts or removes only its own
+proven mounts and files, and never covers or replaces others.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class RemoveLink(Operation):
 
 
 class RemoveDirectory(Operation):
-    """Removes an empty directory of ours; with ``any_empty``, any empty directory."""
+    """Removes our directory if it is empty; with ``any_empty``, any empty directory."""
 
     __slots__ = ("any_empty",)
 
@@ -133,7 +133,6 @@ class RemoveDirectory(Operation):
                 if any(clean.is_below(path, self.path) for path in view.ours()):
                     return ""  # the next run removes what is left in it
         # Removed, or with other files in it: then it is not ours any more.
-        # Gone, or with somebody's files in it: then it is not ours any more.
         record.directories.pop(self.path, None)
         return ""
 

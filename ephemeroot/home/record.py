@@ -187,7 +187,7 @@ class Keeper:
             if other != place and not _is_same(other, place):
                 _remove(other, self.user.home)
         if covering is not None:
-            # The target will be mounted, or become a link: no file of ours may remain in it.
+            # The target will be mounted, or become a link: our file must not remain in it.
             self._remove_directories(below=covering[0])
         elif is_last and self._is_empty():
             self._remove_directories(below=self.user.home)
@@ -198,7 +198,7 @@ class Keeper:
         return not (self.record.mounts or self.record.links or others)
 
     def _own_directories(self) -> list[str]:
-        """The directories of ours that contain the record's file, the deepest first."""
+        """Our directories that contain the record's file, the deepest first."""
         own = [path for path in self.record.directories if clean.is_below(self.user.state, path)]
         return sorted(own, key=len, reverse=True)
 

@@ -111,7 +111,7 @@ class View:
         return found
 
     def has_only_ours(self, directory: str) -> bool:
-        """Whether *directory* contains only files of ours, so that it can be emptied.
+        """Whether *directory* contains only our files, so that it can be emptied.
 
         Raises ``OSError`` if it cannot be read.
         """

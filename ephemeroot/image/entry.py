@@ -185,7 +185,6 @@ def verify(bundle: Bundle) -> int:
 
         udev.load()  # pyudev cannot be imported in any other way here
     # Before the imports: some libraries can be imported only after such a call.
-    # First: some libraries can only be imported by whoever knows where their own ones are.
     for call in calls:
         module, _, function = call.partition(":")
         __import__(module)

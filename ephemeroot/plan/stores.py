@@ -35,7 +35,7 @@ _NEW, _OLD = ".ephemeroot.new", ".ephemeroot.old"
 def write_marker(store: Path, name: str) -> str:
     """Make the directory *store*, which the machine has as *name*, a store; return its new id.
 
-    Raises ``FileExistsError`` if it already has a marker.
+    Raises ``FileExistsError`` if it has a marker.
     """
     identity = str(uuid.uuid4())
     content = {"version": VERSION, "id": identity, "path": name}

@@ -81,7 +81,7 @@ class Inspection:
     # Kernels
 
     def kernel_modules(self) -> list[Finding]:
-        """Missing modules that the boot needs, for each kernel that this machine can boot."""
+        """Missing modules that the boot needs, by the kernels that this machine can boot."""
         wanted = {volume.type for volume in self.plan.volumes()}
         for wipe in self.plan.wipes():
             wanted |= set(wipe.load().needs(wipe.settings).kernel_modules)
