@@ -1,5 +1,5 @@
-"""The kernel, thinly: each wrapper is one call and raises ``OSError`` with the path.
+"""Thin wrappers of the kernel: each is one call and raises ``OSError`` with the path.
 
-Every layer may import this one; it imports nothing but the standard library, and of
-that only what is cheap to import in an initramfs.
+Every layer may import this package. It imports only modules of the standard library that load
+quickly in an initramfs.
 """

@@ -24,8 +24,8 @@ _ROOM = 1 << 20
 
 
 def own_mode(where: int | str) -> int:
-    """The permission bits of a file, by descriptor or path, without what only its ACL grants to
-    named users and groups: with an ACL those of the group in ``st_mode`` are its mask (acl(5)).
+    """The permission bits of a file, by descriptor or path, without those that only its ACL grants
+    to named users and groups: with an ACL, the group bits of ``st_mode`` are its mask (acl(5)).
 
     Raises ``OSError``.
     """
@@ -41,7 +41,7 @@ def own_mode(where: int | str) -> int:
 
 
 def access_list(where: int | str) -> bytes:
-    """The ACL of a file as the kernel gives it; empty if it has none. Raises ``OSError``."""
+    """The ACL of a file in the kernel's format; empty if it has none. Raises ``OSError``."""
     try:
         return os.getxattr(where, ACCESS)
     except OSError as error:
@@ -51,15 +51,15 @@ def access_list(where: int | str) -> bytes:
 
 
 def copy(old: int, new: int, failed: Callable[[str, OSError], None] | None = None) -> None:
-    """Give the open *new* the owner, mode, extended attributes and times of the open *old*.
+    """Copy owner, mode, extended attributes and times from the open *old* to the open *new*.
 
-    Both may be opened with ``O_PATH``, and so be symlinks, devices and fifos. An ACL that *new*
-    has inherited from its directory goes. Raises ``OSError``: E2BIG for an extended attribute that
-    the filesystem cannot hold. With *failed* an attribute that cannot be set is reported to it, by
-    name, and left out.
+    Both may be opened with ``O_PATH``, and so be symlinks, devices and FIFOs. An ACL that *new* has
+    inherited from its directory is removed. Raises ``OSError``: E2BIG for an extended attribute
+    that the filesystem cannot hold. With *failed*, an attribute that cannot be set is reported to
+    it, by name, and left out.
     """
     status = os.fstat(old)
-    # Through /proc: fchown(2) and its relatives refuse O_PATH, and a symlink has no other way.
+    # Through /proc: fchown(2) and similar calls refuse O_PATH, the only way to open a symlink.
     where = fd_path(new)
     os.chown(where, status.st_uid, status.st_gid)
     if not stat.S_ISLNK(status.st_mode):
@@ -89,9 +89,9 @@ def _copy_one(old: str, where: str, new: int, name: str) -> None:
         value = os.getxattr(old, name)
         os.setxattr(where, name, value)
     except OSError as error:
-        # A filesystem without labels or with its own properties (btrfs.compression) must not make
-        # a copy of the data impossible. ENODATA: it was removed meanwhile.
-        # What a user has set is not lost silently where attributes of users are supported.
+        # The copy of the data must succeed on a filesystem without labels or with properties of its
+        # own (btrfs.compression). ENODATA: removed meanwhile. Attributes that a user has set are
+        # not lost silently if the filesystem supports such attributes.
         if error.errno in (errno.EOPNOTSUPP, errno.ENODATA):
             return
         if error.errno == errno.EINVAL and not name.startswith("user."):
@@ -107,15 +107,15 @@ def _copy_one(old: str, where: str, new: int, name: str) -> None:
 
 
 def _has_room(fd: int) -> bool:
-    """Whether the filesystem has room, so that ENOSPC is about the attribute (ext4 has one block
-    for all attributes of a file).
+    """Whether the filesystem has free space, so that ENOSPC concerns the attribute (ext4 has one
+    block for all attributes of a file).
     """
     found = os.fstatvfs(fd)
     return found.f_bavail * found.f_frsize >= _ROOM and (not found.f_files or found.f_favail > 0)
 
 
 def copy_access(source: int, target: int) -> None:
-    """Give *target* the owner, group, mode, ACL and SELinux label of *source*.
+    """Copy owner, group, mode, ACL and SELinux label from *source* to *target*.
 
     Both are open (not merely ``O_PATH``) directories or files.
     """
@@ -130,7 +130,7 @@ def copy_access(source: int, target: int) -> None:
 
 
 def copy_acls(source: int, target: int) -> None:
-    """Give the open directory *target* the ACLs of *source*, as far as its filesystem has any."""
+    """Copy the ACLs of *source* to the open directory *target*, if its filesystem supports them."""
     for name in ACLS:
         try:
             _copy_or_remove(source, target, name)
@@ -145,7 +145,7 @@ def _copy_or_remove(source: int, target: int, name: str) -> None:
         return
     if wanted is not None:
         os.setxattr(target, name, wanted)
-    elif name != "security.selinux":  # a label cannot be taken away, only changed
+    elif name != "security.selinux":  # a label can be changed, but not removed
         os.removexattr(target, name)
 
 
@@ -159,7 +159,7 @@ def _value(fd: int, name: str) -> bytes | None:
 
 
 def extended(fd: int) -> dict[str, bytes]:
-    """The extended attributes of the open *fd* that a copy on another filesystem has as well."""
+    """The extended attributes of the open *fd* that a copy on another filesystem can have."""
     found = {}
     for name in os.listxattr(fd):
         if not name.startswith(_FILESYSTEMS_OWN):

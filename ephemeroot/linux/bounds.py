@@ -1,4 +1,4 @@
-"""Bounds of the work that a user's content can cause, and how much of them is used."""
+"""Bounds of the work that a user's content can cause, and counters for them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class OutOfBounds(Exception):
-    """The work needs more than ``bound`` allows (the name of a field of ``Bounds``).
+    """The work would exceed ``bound`` (the name of a field of ``Bounds``).
 
-    ``path`` is where that was found, relative to the tree; empty for the tree itself.
+    ``path`` is the place, relative to the tree; empty for the tree itself.
     """
 
     def __init__(self, bound: str, limit: float, path: str) -> None:
@@ -45,12 +45,12 @@ def _amount(bound: str, limit: float) -> str:
 
 
 class Bounds:
-    """How much work is allowed; ``None`` for no bound.
+    """Limits of the work; ``None`` for no limit.
 
-    ``bytes_copied`` and ``file_bytes`` (of a single file) are bytes that are really copied: shared
-    extents and holes are free. ``bytes_read`` are the bytes that a comparison reads, on both sides
-    together. ``entries`` are names in directories. ``depth`` is how many directories are inside one
-    another, the first included. ``deadline`` is a time of ``time.monotonic()``.
+    ``bytes_copied`` and ``file_bytes`` (of a single file) are bytes that are written: shared
+    extents and holes are free. ``bytes_read`` are the bytes that a comparison reads on both sides.
+    ``entries`` are directory entries. ``depth`` is the number of nested directories, including the
+    first. ``deadline`` is a time of ``time.monotonic()``.
     """
 
     __slots__ = ("bytes_copied", "bytes_read", "deadline", "depth", "entries", "file_bytes")
@@ -74,8 +74,8 @@ class Bounds:
 
 
 def attended() -> Bounds:
-    """What one path may cost a verb that an administrator runs, sees the progress of and can
-    interrupt. docs/persistence.md has these numbers.
+    """The bounds for one path in a verb that an administrator runs, watches and can interrupt.
+    docs/persistence.md has these numbers.
     """
     return Bounds(
         bytes_read=1 << 42, entries=50_000_000, depth=16_384, deadline=time.monotonic() + 86_400
@@ -83,7 +83,7 @@ def attended() -> Bounds:
 
 
 def unattended() -> Bounds:
-    """What one path may cost a program that no one watches: the others wait for it."""
+    """The bounds for one path in a program that runs unattended: the next paths wait for it."""
     return Bounds(
         bytes_copied=1 << 36, bytes_read=1 << 36, entries=5_000_000, depth=16_384,
         deadline=time.monotonic() + 600,
@@ -91,7 +91,7 @@ def unattended() -> Bounds:
 
 
 def unattended_in_all() -> Bounds:
-    """What all its paths together may cost such a program: root's own may use all of it."""
+    """The bounds for all paths of such a program together; root's own paths may use all of it."""
     return Bounds(
         bytes_copied=1 << 38, bytes_read=1 << 38, entries=20_000_000,
         deadline=time.monotonic() + 1800,
@@ -99,8 +99,8 @@ def unattended_in_all() -> Bounds:
 
 
 class Budget:
-    """Bounds of a whole (``bytes_copied``, ``bytes_read``, ``entries`` and ``deadline``) that are
-    divided among those who wait for it. What one does not spend is for the next.
+    """Bounds of a whole run (``bytes_copied``, ``bytes_read``, ``entries`` and ``deadline``) that
+    are divided among its parts. A part leaves its unused share to the next ones.
     """
 
     __slots__ = ("left",)
@@ -109,7 +109,7 @@ class Budget:
         self.left = whole
 
     def share(self, waiting: int) -> Bounds:
-        """An equal part of what is left for the next of *waiting*."""
+        """The share of the next of *waiting* parts: an equal part of the rest."""
         left = self.left
         deadline = left.deadline
         if deadline is not None:
@@ -123,7 +123,7 @@ class Budget:
         )
 
     def within(self, bounds: Bounds) -> Bounds:
-        """*bounds*, each of them at most what is left."""
+        """*bounds*, limited to the rest."""
         left = self.left
         return Bounds(
             bytes_copied=_least(bounds.bytes_copied, left.bytes_copied),
@@ -135,7 +135,7 @@ class Budget:
         )
 
     def spend(self, meter: Meter) -> None:
-        """Take off what *meter* has counted."""
+        """Subtract the counters of *meter*."""
         left = self.left
         self.left = Bounds(
             bytes_copied=_less(left.bytes_copied, meter.copied),
@@ -159,8 +159,8 @@ def _less(whole: int | None, spent: int) -> int | None:
 
 
 class Meter:
-    """Counts work against ``bounds``. Each method raises ``OutOfBounds`` for more than those allow;
-    what was refused is not counted.
+    """Counts work against ``bounds``. Each method raises ``OutOfBounds`` if it would exceed them;
+    refused work is not counted.
     """
 
     __slots__ = ("bounds", "copied", "entries", "read", "reserved")
@@ -176,20 +176,20 @@ class Meter:
             raise OutOfBounds("deadline", deadline, path)
 
     def check_depth(self, depth: int, path: str) -> None:
-        """Raise ``OutOfBounds`` if *depth* nested directories are too many."""
+        """Raise ``OutOfBounds`` if *depth* exceeds the bound."""
         limit = self.bounds.depth
         if limit is not None and depth > limit:
             raise OutOfBounds("depth", limit, path)
 
     def count_entry(self, path: str) -> None:
-        """Count one more name."""
+        """Count one more entry."""
         limit = self.bounds.entries
         if limit is not None and self.entries >= limit:
             raise OutOfBounds("entries", limit, path)
         self.entries += 1
 
     def count_read(self, size: int, path: str) -> None:
-        """Count *size* bytes that are about to be read."""
+        """Count *size* bytes before they are read."""
         self.check_time(path)
         limit = self.bounds.bytes_read
         if limit is not None and self.read + size > limit:
@@ -198,7 +198,7 @@ class Meter:
 
     def require_copy(self, size: int, of_file: int, path: str) -> None:
         """Raise ``OutOfBounds`` if *size* more bytes must not be copied; *of_file* bytes of the
-        same file have been copied already.
+        same file are already copied.
         """
         self.check_time(path)
         limit = self.bounds.file_bytes
@@ -209,7 +209,7 @@ class Meter:
             raise OutOfBounds("bytes_copied", limit, path)
 
     def may_reserve(self, size: int) -> bool:
-        """Count *size* bytes that are preallocated, unless more must not be copied."""
+        """Count *size* preallocated bytes; return false if the bounds do not allow them."""
         limit = self.bounds.bytes_copied
         if limit is not None and self.copied + self.reserved + size > limit:
             return False

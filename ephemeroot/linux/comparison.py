@@ -1,4 +1,4 @@
-"""Whether two files or links are the same, with a bound on what is read to find out."""
+"""Comparison of files, links and directories, with a bound on the bytes that are read."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def same(
     bounds: Bounds | Meter,
 ) -> bool:
     """Whether both are regular files with the same content, owner, mode, attributes and flags, or
-    symbolic links of one owner that lead to the same.
+    symbolic links with the same owner and target.
 
-    Neither a symlink nor a mount is followed; a fifo does not block, a device is not opened. Holes
-    and shared extents are not read. Raises ``OutOfBounds`` when everything that must be read
-    exceeds *bounds*; a ``Meter`` counts over several files.
+    Symlinks and mounts are not followed; FIFOs do not block, devices are not opened. Holes and
+    shared extents are not read. Raises ``OutOfBounds`` if the comparison would exceed *bounds*; a
+    ``Meter`` counts over several files.
     """
     meter = bounds if isinstance(bounds, Meter) else Meter(bounds)
     fds: list[int] = []
@@ -65,11 +65,10 @@ def same_tree(
     other_name: str,
     meter: Meter,
 ) -> bool:
-    """As ``same``, and whether two directories have the same owner and mode and, at every depth,
-    the same entries.
+    """Like ``same``, and whether two directories have the same owner, mode and, at every depth,
+    entries.
 
-    Raises ``OutOfBounds``, and ``OSError`` if a directory cannot be read: EXDEV where something is
-    mounted.
+    Raises ``OutOfBounds``, and ``OSError`` if a directory cannot be read: EXDEV for a mount point.
     """
     if not _are_directories(directory, name, other_directory, other_name):
         return same(directory, name, other_directory, other_name, meter)
@@ -98,8 +97,8 @@ def same_tree(
 
 
 def _same_entries(one: int, other: int, meter: Meter) -> list[str] | None:
-    """The directories in two open directories, which are still to be compared; ``None`` if anything
-    else in them, or they themselves, differ.
+    """The subdirectories of two open directories, which remain to be compared; ``None`` if other
+    entries, or the directories themselves, differ.
     """
     if _owner(os.fstat(one)) != _owner(os.fstat(other)):
         return None
@@ -132,7 +131,7 @@ def _are_directories(one: int, name: str, other: int, other_name: str) -> bool:
 
 
 def _open_entry(directory: int, name: str) -> int:
-    """What has that name, opened with ``O_PATH``; -1 if there is nothing that can be compared."""
+    """Open the entry with ``O_PATH``; -1 if it is missing or cannot be compared."""
     try:
         return paths.open_entry(directory, name, os.O_PATH | os.O_NOFOLLOW)
     except OSError as error:
@@ -184,7 +183,7 @@ def _same_data(
             if part != os.pread(other, size, start):
                 return False
             if not part:
-                return False  # both have become shorter meanwhile
+                return False  # both were truncated meanwhile
             start += len(part)
         start = max(start, stop)
     return True

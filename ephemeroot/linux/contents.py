@@ -1,6 +1,7 @@
-"""Copying what is in a file: shared where the filesystem can, else without its holes.
+"""Copying the content of a file: by shared extents where the filesystem supports it, else without
+its holes.
 
-What is preallocated and not written stays preallocated, where there is room for it.
+Preallocated extents stay preallocated if there is enough free space.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ephemeroot.linux.bounds import Meter
 
     class Counter(Protocol):
-        """Who copies (``copying.Copier``), as far as it is asked here: ``shared`` is in bytes."""
+        """The part of ``copying.Copier`` that is used here; ``shared`` is in bytes."""
 
         meter: Meter
         shared: int
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 FICLONE = 0x40049409
 
-# EAGAIN: ZFS shares no blocks that are not on the disk yet.
+# EAGAIN: ZFS cannot share blocks before they are written to disk.
 _NO_SHARING = (
     errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY, errno.EAGAIN,
 )  # fmt: skip
@@ -40,7 +41,7 @@ def copy(old: int, new: int, copier: Counter, path: str) -> None:
     """Fill the open, empty file *new* with the content of the open file *old*; *copier* counts.
 
     *path* names the file in errors and in the progress. Raises ``OSError``, and ``OutOfBounds``
-    before a stretch is copied that exceeds the bounds.
+    before a copy that would exceed the bounds.
     """
     status = os.fstat(old)
     if status.st_size:
@@ -58,7 +59,7 @@ def _copy_data(old: int, new: int, size: int, copier: Counter, path: str) -> Non
     except OSError as error:
         if error.errno not in _NO_SHARING:
             raise
-    os.ftruncate(new, size)  # EFBIG at once, and the last hole
+    os.ftruncate(new, size)  # fails early with EFBIG, and makes the last hole
     position = copied = 0
     while position < size:
         copier.meter.check_time(path)
@@ -77,7 +78,7 @@ def _copy_stretch(old: int, new: int, start: int, end: int, copier: Counter, pat
         copier.meter.check_time(path)
         sent = os.sendfile(new, old, start, min(end - start, _AT_ONCE))
         if sent == 0:
-            return  # it has become shorter
+            return  # truncated meanwhile
         start += sent
         copier.meter.copied += sent
         copier.report(path)

@@ -1,9 +1,9 @@
-"""Copying a tree as it is: owners, modes, times, extended attributes, flags, links, holes.
+"""Copying a tree with owners, modes, times, extended attributes, flags, links and holes.
 
-Source and destination are open directories and nothing is followed, so a tree that another
-process changes meanwhile can spoil its own copy and nothing else. Every attribute is set through a
-descriptor of what the copier made. On btrfs and xfs file contents are shared with the source
-(``FICLONE``, ioctl_ficlone(2)) and cost nothing; elsewhere holes stay holes and are not read.
+Source and destination are open directories, and no link is followed. A process that changes a tree
+during the copy can only damage the copy of that tree. Attributes are set through descriptors of new
+files. On btrfs and xfs, file contents are shared with the source (``FICLONE``, ioctl_ficlone(2));
+elsewhere, holes are not read.
 """
 
 from __future__ import annotations
@@ -29,37 +29,36 @@ if TYPE_CHECKING:
 OF_THE_WHOLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
-"""Errors that are not about one entry: the next one would fail as well."""
+"""Errors that concern the whole copy: the next entry would fail as well."""
 
 OF_A_DISK = (
     errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN,
     errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO,
 )  # fmt: skip
-"""Errors of a disk or of what serves a filesystem: what a user puts into a file causes none."""
+"""Errors of a disk or of the server of a filesystem; the content of a file cannot cause them."""
 
 
 class Copier:
-    """Copies trees and counts: ``copied`` bytes really copied, ``shared`` bytes shared,
-    ``entries`` names made.
+    """Copies trees. ``copied`` and ``shared`` count bytes, ``entries`` created entries.
 
-    More than *bounds* allow raises ``OutOfBounds`` and leaves what has been made for the caller to
-    remove; the counters continue over several calls, and so do the bounds. *progress* is called
-    with the name at hand whenever ``copied`` or ``shared`` has grown.
+    Work beyond *bounds* raises ``OutOfBounds``, and the caller removes the incomplete copy;
+    counters and bounds continue over several calls. *progress* is called with the present name
+    whenever ``copied`` or ``shared`` has grown.
 
-    With *skipped* an entry inside a tree that cannot be copied (too large for the target or for
-    ``file_bytes``, an extended attribute or a name that does not fit, unreadable, too deep, changed
-    into something else meanwhile) is reported by its path, relative to the tree, with the reason.
-    It is left out, and the rest of the tree is copied. What concerns the whole still raises: the
-    errors *of_the_whole*, an error of the tree's own directory, and the other bounds. With
-    *partial* the other bounds do not raise either: what does not fit is reported and left out,
-    whole directories in one line, and ``exhausted`` is the first bound that was exceeded.
+    With *skipped*, an entry inside a tree that cannot be copied (too large for the target or for
+    ``file_bytes``, an extended attribute or a name that does not fit, unreadable, too deep,
+    replaced meanwhile) is reported with its path, relative to the tree, and the reason. It is left
+    out, and the rest of the tree is copied. Other errors still raise: the errors *of_the_whole*, an
+    error of the tree's own directory, and the other bounds. With *partial*, the other bounds do not
+    raise either: entries beyond them are reported and left out, whole directories in one line, and
+    ``exhausted`` is the first bound that was exceeded.
 
-    With *layers* the source is an overlay of those two, relative to what is copied: what only the
-    lower one has is copied from there, whiteouts and opaque directories too.
+    With *layers*, the source is an overlay of the two layers, relative to the copied tree: entries
+    that only the lower one has are copied from there, with whiteouts and opaque directories.
 
-    Subvolumes in a tree become subvolumes again, read-only ones too. Those that became directories
-    are in ``flattened`` by their path relative to the tree, ``""`` for the tree itself: it is a
-    directory unless ``copy`` is told to keep it.
+    Subvolumes in a tree become subvolumes again, also read-only ones. Those that became directories
+    are in ``flattened`` by their path relative to the tree, ``""`` for the tree itself, which
+    becomes a directory unless ``copy`` is called with *subvolume*.
     """
 
     __slots__ = (
@@ -97,10 +96,10 @@ class Copier:
     ) -> None:
         """Copy the entry *name* of the directory *source* into *target* as *new_name*.
 
-        Only root may be able to write to *target*, else ``PermissionError``: a ``Workshop`` is
-        such a directory. Raises ``FileExistsError`` if *new_name* exists. Sockets are passed over,
-        because they need their process. Mounts in a tree are passed over, too: the copy has a
-        directory for it, and no more. With *subvolume* a subvolume becomes one as well.
+        Only root may be able to write to *target*, as to a ``Workshop``, else ``PermissionError``.
+        Raises ``FileExistsError`` if *new_name* exists. Sockets are skipped, because they need
+        their process. Mounts in a tree are skipped, too: the copy has an empty directory instead.
+        With *subvolume*, a subvolume becomes a subvolume.
         """
         self._begin(target)
         if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
@@ -122,7 +121,7 @@ class Copier:
             os.close(lower)
 
     def copy_file(self, source: int, name: str, target: int, new_name: str) -> None:
-        """The same for a path that must be a regular file; ``OSError`` (EBUSY) if it is not."""
+        """Like ``copy``, for a regular file; raises ``OSError`` (EBUSY) if it is not one."""
         self._begin(target)
         old = _open_leaf(source, name)
         try:
@@ -133,9 +132,7 @@ class Copier:
             os.close(old)
 
     def copy_file_or_link(self, source: int, name: str, target: int, new_name: str) -> None:
-        """The same for a path that must be a regular file or a symbolic link, which stays a
-        link.
-        """
+        """Like ``copy``, for a regular file or a symbolic link, which stays a link."""
         if stat.S_ISLNK(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
             self._begin(target)
             self.copy_leaf(source, name, target, new_name, "")
@@ -153,7 +150,7 @@ class Copier:
             raise OSError(errno.EPERM, "users can write to the directory of the copy")
 
     def report(self, path: str) -> None:
-        """Tell ``progress`` that something of *path* has been copied."""
+        """Call ``progress`` for *path*."""
         if self.progress is not None:
             self.progress(os.path.basename(path))
 
@@ -201,7 +198,7 @@ class Copier:
             os.close(old)
 
     def _copy_file(self, item: int, source: int, target: int, new_name: str, path: str) -> None:
-        """Copy the regular file that *item* has open with ``O_PATH``, of the open *source*."""
+        """Copy the regular file *item*, open with ``O_PATH``, of the open *source*."""
         old = os.open(fd_path(item), os.O_RDONLY | os.O_CLOEXEC)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
@@ -216,8 +213,8 @@ class Copier:
         self.entries += 1
 
     def fill(self, old: int, new: int, path: str) -> None:
-        """Give the open, empty file *new* all that the open file *old* has, except for what a file
-        must have before its content (``inode_flags.begin``).
+        """Copy the open file *old* into the open, empty file *new*, except for attributes that must
+        be set before the content (``inode_flags.begin``).
         """
         contents.copy(old, new, self, path)
         attributes.copy(old, new)
@@ -226,10 +223,10 @@ class Copier:
     def _link(
         self, status: os.stat_result, target: int, new_name: str, place: tuple[int, str]
     ) -> bool:
-        """Link to the copy of the same file, if there is one and it can still be reached.
+        """Link to the copy of the same file, if there is one and it still exists.
 
-        By its path below *place*: a descriptor for each file with several names would be more
-        than a process may have.
+        The copy is found by its path under *place*: a descriptor for each file with several names
+        could exceed the limit of a process.
         """
         first = self._links.get((status.st_dev, status.st_ino))
         if first is None:
@@ -255,8 +252,8 @@ class Copier:
 
 
 def _open_leaf(directory: int, name: str) -> int:
-    """Open the entry without doing anything to it: a device is not started, a fifo not waited for.
+    """Open the entry with ``O_PATH``, so that devices are not started and FIFOs do not block.
 
-    Raises ``OSError``: EXDEV where something is mounted.
+    Raises ``OSError``: EXDEV for a mount point.
     """
     return paths.open_entry(directory, name, os.O_PATH | os.O_NOFOLLOW)

@@ -1,7 +1,7 @@
-"""Keys of encrypted ZFS datasets, in an initramfs.
+"""Keys of encrypted ZFS datasets in an initramfs.
 
-OpenZFS's dracut module loads the key of the root and of what is mounted with it (zfs-load-key.sh);
-a store can have another.
+OpenZFS's dracut module loads the key of the root and of datasets that are mounted with it
+(zfs-load-key.sh); a store can have another key.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ _TRIES = 3
 
 
 def load(dataset: str) -> None:
-    """Load the key of *dataset* if it is encrypted and its key is not loaded: from where
-    ``keylocation`` says, or by asking for it on the console.
+    """Load the key of *dataset* if it is encrypted and its key is not loaded: from ``keylocation``,
+    or from the console.
 
-    Raises ``Refused`` if that fails. Nothing is done for a dataset that cannot be asked: whoever
-    needs it will notice.
+    Raises ``Refused`` if that fails. If the dataset cannot be queried, nothing happens: its mount
+    reports the error.
     """
     facts = _properties(dataset, "encryptionroot", "keystatus")
     if facts.get("keystatus") != "unavailable":
@@ -31,7 +31,7 @@ def load(dataset: str) -> None:
             programs.run("zfs", "load-key", root)
     except EphemerootError as error:
         raise Refused(
-            f"the key of {root}, for {dataset}, cannot be loaded from {location}: {error.message}",
+            f"cannot load the key of {root}, for {dataset}, from {location}: {error.message}",
             "add the file to the initramfs (install_items+= in dracut.conf.d, FILES= in "
             "mkinitcpio.conf); to be asked for the key, set keylocation=prompt",
         ) from None
@@ -47,7 +47,7 @@ def _properties(dataset: str, *names: str) -> dict[str, str]:
 
 
 def _ask(root: str) -> None:
-    """By systemd's agents, in the words of OpenZFS's dracut module."""
+    """Ask by systemd's agents, with the question of OpenZFS's dracut module."""
     question = f"Encrypted ZFS password for {root}"
     for left in reversed(range(_TRIES)):
         key = programs.run("systemd-ask-password", "--timeout=0", "--no-tty", question)

@@ -1,6 +1,6 @@
-"""Block devices by the names people write: ``UUID=``, ``LABEL=``, ``/dev/…``.
+"""Block devices by their usual names: ``UUID=``, ``LABEL=``, ``/dev/…``.
 
-The links below /dev/disk are udev's; nothing here asks a library or waits.
+udev makes the links under /dev/disk; this module uses no library and does not wait.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LINKS = {
     "PARTLABEL": "by-partlabel",
     "ID": "by-id",
 }
-# udev keeps these and letters and digits; everything else becomes \xNN
+# udev keeps these and letters and digits, and replaces other characters by \xNN
 # (systemd, src/basic/device-nodes.c, allow_listed_char_for_devnode).
 _PLAIN = frozenset(b"#+-.:=@_/")
 
@@ -29,7 +29,7 @@ _BTRFS_MAGIC = b"_BHRfS_M"
 def link(spec: str) -> str:
     """The path in /dev that *spec* names: ``UUID=x`` is ``/dev/disk/by-uuid/x``.
 
-    A spec that is a path is returned as it is. Raises ``ValueError`` for anything else.
+    A path is returned unchanged. Raises ``ValueError`` for other specs.
     """
     if spec.startswith("/"):
         return spec
@@ -53,8 +53,8 @@ def _encode(value: str) -> str:
 
 
 def named(spec: str) -> str:
-    """The block device that *spec* names (``UUID=…``, a link), as mount(8) would name it; *spec*
-    itself if it is of another kind, such as a dataset.
+    """The block device of *spec* (``UUID=…``, a link), named as by mount(8); *spec* itself if it is
+    of another kind, such as a dataset.
     """
     try:
         return canonical(link(spec))
@@ -65,8 +65,8 @@ def named(spec: str) -> str:
 def number(path: str) -> int:
     """The device number of the block device *path* (links are followed).
 
-    Raises ``FileNotFoundError`` if it is missing and ``OSError`` (ENOTBLK) if it is
-    something else.
+    Raises ``FileNotFoundError`` if it is missing and ``OSError`` (ENOTBLK) if it is not a block
+    device.
     """
     status = os.stat(path)
     if not stat.S_ISBLK(status.st_mode):
@@ -75,10 +75,10 @@ def number(path: str) -> int:
 
 
 def canonical(path: str) -> str:
-    """The block device *path* as mount(8) would name it: without links, and a mapping by the name
-    that people gave it (libmount, canonicalize_dm_name).
+    """The block device *path*, named as by mount(8): without links, and a mapping by its name in
+    /dev/mapper (libmount, canonicalize_dm_name).
 
-    What looks into mountinfo for a device (df, growfs, boot loaders) expects no other.
+    Programs that search mountinfo for a device (df, growfs, boot loaders) expect that name.
     """
     real = os.path.realpath(path)
     mapped = mapping(f"/sys/block/{os.path.basename(real)}")
@@ -86,8 +86,8 @@ def canonical(path: str) -> str:
 
 
 def mapping(folder: str) -> str | None:
-    """The path in /dev of a mapping (LUKS, LVM) by the name that people gave it; ``None`` if the
-    block device with that *folder* in sysfs is none.
+    """The path in /dev/mapper of a mapping (LUKS, LVM); ``None`` if the block device with that
+    *folder* in sysfs is not a mapping.
     """
     try:
         name = paths.read(f"{folder}/dm/name")
@@ -109,15 +109,15 @@ def btrfs_uuid(path: str) -> str | None:
 
 
 def btrfs_wide(options: list[str]) -> list[str]:
-    """Those of the mount *options* that are about a btrfs as a whole (btrfs(5)), so that each of
-    its mounts needs them while it is not mounted yet.
+    """The mount *options* that concern a btrfs as a whole (btrfs(5)), which its first mount must
+    have.
     """
     return [o for o in options if o.partition("=")[0] in ("degraded", "device", "usebackuproot")]
 
 
 def missing_members(path: str) -> str:
-    """What the btrfs of the device *path* lacks, in a few words; empty if all of its devices are
-    visible, or if that is not a btrfs.
+    """The missing devices of the btrfs on the device *path*, in a few words; empty if all are
+    present, or if it is not a btrfs.
     """
     found: dict[int, str] = {}
     total = 0
@@ -134,15 +134,15 @@ def missing_members(path: str) -> str:
     if not found or len(found) >= total:
         return ""
     ids = [number for number in range(1, total + 1) if number not in found]
-    from ephemeroot import amounts  # only a failure needs it
+    from ephemeroot import amounts  # imported only for an error
 
     which = f"device {amounts.listed([str(one) for one in ids])}" if ids else "one"
     return f"{which} of {total} is missing, found: {amounts.listed(sorted(found.values()))}"
 
 
 def _btrfs_member(path: str, uuid: str | None) -> tuple[int, int] | None:
-    """The id of the device *path* in the btrfs with that *uuid*, and how many that has; ``None``
-    if it is not a device of it (struct btrfs_super_block: num_devices, dev_item.devid).
+    """The id of the device *path* in the btrfs with that *uuid*, and its number of devices;
+    ``None`` if it is not one of them (struct btrfs_super_block: num_devices, dev_item.devid).
     """
     try:
         if btrfs_uuid(path) != uuid:
@@ -158,8 +158,8 @@ def _btrfs_member(path: str, uuid: str | None) -> tuple[int, int] | None:
 
 
 def filesystem_uuid(path: str) -> str | None:
-    """The UUID of the filesystem on the block device *path*, as blkid(8) prints it; ``None`` if
-    there is none, or it is of a type that is not known here and udev has not looked at it.
+    """The UUID of the filesystem on the block device *path*, as blkid(8) prints it; ``None``
+    without a filesystem, or if its type is unknown to this module and to udev.
 
     Raises ``OSError`` if the device cannot be read.
     """
@@ -187,8 +187,8 @@ def filesystem_uuid(path: str) -> str | None:
 
 
 def filesystem_type(path: str) -> str:
-    """The type (mount(8)) of the filesystem on the block device *path*; empty if it is not one that
-    is known here. Raises ``OSError`` if the device cannot be read.
+    """The type (mount(8)) of the filesystem on the block device *path*; empty if this module does
+    not know it. Raises ``OSError`` if the device cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -227,13 +227,13 @@ def _uuid_of_udev(path: str) -> str | None:
 
 
 def format_uuid(raw: bytes) -> str:
-    """Sixteen bytes as people write a UUID."""
+    """Sixteen bytes in the usual form of a UUID."""
     text = raw.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def block_devices() -> list[str]:
-    """The names in /sys/class/block, for messages that say what *is* there."""
+    """The names in /sys/class/block, for messages about missing devices."""
     try:
         return sorted(paths.names("/sys/class/block"))
     except OSError:
@@ -241,5 +241,5 @@ def block_devices() -> list[str]:
 
 
 def size(name: str) -> int:
-    """Bytes of the block device called *name* in /sys/class/block."""
+    """The size in bytes of the block device *name* in /sys/class/block."""
     return int(paths.read(f"/sys/class/block/{name}/size").strip() or b"0") * 512

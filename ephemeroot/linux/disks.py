@@ -1,4 +1,4 @@
-"""The whole disks that a block device is on: what a boot loader for a BIOS is installed on."""
+"""The whole disks under a block device, on which a boot loader for a BIOS is installed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _BLOCK = "/sys/class/block"
 
 
 def below(device: str) -> list[str]:
-    """The paths of the disks below the block device *device* (links are followed): of the disk of
-    a partition, of each member of an array, of what a mapping is on. Empty if it is not a block
-    device of this machine.
+    """The paths of the disks under the block device *device* (links are followed): the disk of a
+    partition, all members of an array, the devices of a mapping. Empty if it is not a block device
+    of this machine.
     """
     found: dict[str, None] = {}
     left, seen = [os.path.basename(os.path.realpath(device))], set()

@@ -1,12 +1,12 @@
-"""JSON: documents as this program writes them, and such as may be damaged, from any file.
+"""JSON: documents of this program, and possibly damaged documents from any file.
 
-Whatever a file holds, reading it ends in a document or in one of the two errors that every caller
-knows: ``ValueError`` for content and ``OSError`` for a file.
+Reading a file results in a document or in one of two errors that every caller handles:
+``ValueError`` for the content and ``OSError`` for the file.
 
 The library's package ``json`` imports ``re``, ``enum``, ``functools`` and ``collections``, which
-takes longer than starting the interpreter. The work is done in C, by the module ``_json``. It is
-called here directly, as ``json.decoder`` and ``json.encoder`` do; ``json`` is imported for all
-else: other encodings, damaged documents, and interpreters without ``_json`` or with another one.
+takes longer than starting the interpreter. The C module ``_json`` does the work. This module calls
+it directly, as ``json.decoder`` and ``json.encoder`` do, and imports ``json`` for other cases:
+other encodings, damaged documents, and interpreters without ``_json`` or with a different one.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ try:
     from _json import encode_basestring_ascii as _quoted
     from _json import make_encoder as _make_encoder
     from _json import make_scanner as _make_scanner
-except ImportError:  # an interpreter that is not CPython: the names are missing, and json is used
+except ImportError:  # not CPython: ``json`` is used
     pass
 
 LARGEST = 1 << 26
-"""Bytes that a record or a plan may have. The largest plan of the tests has 3 MB."""
+"""The maximum size in bytes of a record or plan. The largest plan of the tests has 3 MB."""
 
 
 def parse(raw: bytes | str) -> Any:
-    """The JSON document in *raw*. Raises ``ValueError``, also for one that is nested too deeply
-    (``json`` raises RecursionError) or has a number of more than 4,300 digits.
+    """The JSON document in *raw*. Raises ``ValueError``, also for deep nesting (RecursionError of
+    ``json``) and for numbers of more than 4,300 digits.
     """
     try:
         text = raw if isinstance(raw, str) else _decoded(raw)
         document, end = _make_scanner(_Context)(text, 0)  # type: ignore[arg-type]  # typeshed
         if text[end:].strip(_WHITE):
             raise ValueError("there is more data after the document")
-    except Exception:  # noqa: BLE001  # whatever it is, the library finds it and has words for it
+    except Exception:  # noqa: BLE001  # the library raises its own error for the same document
         return _parse_slowly(raw)
     return document
 
 
 class _Context:
-    """What ``json.decoder.JSONDecoder`` tells the scanner."""
+    """The settings that ``json.decoder.JSONDecoder`` passes to the scanner."""
 
     strict = True
     object_hook = object_pairs_hook = None
@@ -78,7 +78,7 @@ def _parse_slowly(raw: bytes | str) -> Any:
 
 def dump(value: object, *, compact: bool = False) -> bytes:
     """*value* as JSON in one line, with sorted keys, in ASCII: a byte of a path that is not UTF-8
-    is a surrogate in Python, and must survive. *compact*: without white space.
+    is a surrogate in Python and must be kept. *compact*: without white space.
     """
     item, key = (",", ":") if compact else (", ", ": ")
     try:
@@ -91,8 +91,8 @@ def dump(value: object, *, compact: bool = False) -> bytes:
 
 
 def dump_lines(value: object) -> bytes:
-    """*value* as JSON for people, with sorted keys, as ``json.dumps`` with ``indent=1``; but what
-    is inside of the third level stays in one line.
+    """*value* as JSON with sorted keys, indented like ``json.dumps`` with ``indent=1`` to the third
+    level, whose values are in one line each.
     """
     return "".join(_lines(value, "\n", 3)).encode("ascii")
 
@@ -102,7 +102,7 @@ def _refuse(value: object) -> object:
 
 
 def _lines(value: object, line: str, levels: int) -> Iterator[str]:
-    """*line* is a line break, and the indentation of the line that it begins."""
+    """The lines of *value*; *line* is a line break and the present indentation."""
     if not (levels and value and isinstance(value, dict | list)):
         yield dump(value).decode("ascii")
         return
@@ -120,8 +120,8 @@ def _lines(value: object, line: str, levels: int) -> Iterator[str]:
 def read(path: str, limit: int = LARGEST) -> bytes:
     """The content of the regular file *path*, links followed.
 
-    Raises ``OSError``: EINVAL for anything but a regular file (a fifo is not waited for), EFBIG for
-    more than *limit* bytes.
+    Raises ``OSError``: EINVAL if it is not a regular file (a FIFO does not block), EFBIG if it is
+    larger than *limit* bytes.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -131,7 +131,7 @@ def read(path: str, limit: int = LARGEST) -> bytes:
 
 
 def read_open(fd: int, path: str, limit: int = LARGEST) -> bytes:
-    """The same for a file that is open for reading; *path* is for messages."""
+    """Like ``read``, for a file that is open for reading; *path* is for messages."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
@@ -141,7 +141,7 @@ def read_open(fd: int, path: str, limit: int = LARGEST) -> bytes:
     while part := os.read(fd, min(left + 1, 1 << 20)):
         left -= len(part)
         if left < 0:
-            from ephemeroot import amounts  # only a failure needs it
+            from ephemeroot import amounts  # imported only for an error
 
             raise OSError(errno.EFBIG, f"it is larger than {amounts.size(limit)}", path)
         parts.append(part)
@@ -149,10 +149,10 @@ def read_open(fd: int, path: str, limit: int = LARGEST) -> bytes:
 
 
 def fits(value: object, shape: object) -> bool:
-    """Whether *value* has the *shape*: a type or a tuple of types; ``[shape]`` for a list of such;
-    ``{name: shape}`` for an object in which those keys, where they are present, have that shape;
-    ``{str: shape}`` for an object all of whose values have it. A boolean is not a number,
-    and a number has 64 bits.
+    """Whether *value* has the *shape*: a type or a tuple of types; ``[shape]`` for a list of such
+    values; ``{name: shape}`` for an object whose present keys have these shapes; ``{str: shape}``
+    for an object whose values all have that shape. A boolean is not a number, and a number has 64
+    bits.
     """
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(item, shape[0]) for item in value)

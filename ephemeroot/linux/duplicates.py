@@ -1,8 +1,8 @@
-"""Several devices by one name: a disk copied with dd, an LVM snapshot, a cloned partition table.
+"""Several devices with one name: a disk copied with dd, an LVM snapshot, a cloned partition table.
 
-udev's links below /dev/disk go to one of them, and which one may change from boot to boot.
-udev's own database knows all that claim a link; what blkid took for something else (a
-member of an MD array, a path of a multipath device) claims none.
+udev's link under /dev/disk leads to one of them, which may change from boot to boot. udev's
+database has all devices that claim a link. A device that blkid identifies as something else (a
+member of an MD array, a path of a multipath device) does not claim one.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import os
 from ephemeroot.linux import devices, paths
 
 DATABASE = "/run/udev/data"
-"""A file a device, named b<major>:<minor> (systemd, src/libsystemd/sd-device: S: a link, E: a
+"""The file of a device is b<major>:<minor> (systemd, src/libsystemd/sd-device: S: a link, E: a
 property)."""
 
 _AMBIGUOUS = ("by-uuid", "by-label", "by-partuuid", "by-partlabel")
 
 
 class Claim:
-    """A block device that claims a name: its ``number`` (``major:minor``), and the
-    filesystem's and this device's UUID on it, where blkid found them.
+    """A block device that claims a name: its ``number`` (``major:minor``), and the UUIDs of the
+    filesystem and of this device in it, if blkid found them.
     """
 
     __slots__ = ("filesystem", "member", "number")
@@ -32,11 +32,11 @@ class Claim:
 
 
 def of(spec: str, database: str | None = None, sysfs: str = "/sys") -> list[str]:
-    """The devices in /dev that *spec* may mean, if they are two or more; else nothing.
+    """The devices in /dev that *spec* may mean, if there is more than one; else empty.
 
-    The devices of one btrfs are one, and so are a device and what is made of it alone
-    (dm-crypt with a detached header, a linear mapping): the upper one is meant. Where no
-    udev runs, nothing is known and nothing returned.
+    The devices of one btrfs are one device here, and so are a device and a mapping of it alone
+    (dm-crypt with a detached header, a linear mapping), of which the upper one is meant. Without
+    udev the result is empty.
     """
     link = _ambiguous_link(spec)
     if link is None:
@@ -52,7 +52,7 @@ def of(spec: str, database: str | None = None, sysfs: str = "/sys") -> list[str]
 
 
 def _ambiguous_link(spec: str) -> str | None:
-    """``disk/by-uuid/…`` for the names that may have duplicates, ``None`` for all others."""
+    """``disk/by-uuid/…`` for a spec that may have duplicates, else ``None``."""
     try:
         path = devices.link(spec)
     except ValueError:
@@ -73,7 +73,7 @@ def _claims(link: str, database: str) -> list[Claim]:
     for name in names:
         try:
             lines = paths.read(f"{database}/{name}", 1 << 20).split(b"\n")
-        except OSError:  # the device has just gone
+        except OSError:  # removed meanwhile
             continue
         if wanted in lines:
             found.append(Claim(name[1:], properties(lines)))
@@ -81,13 +81,13 @@ def _claims(link: str, database: str) -> list[Claim]:
 
 
 def properties(lines: list[bytes]) -> dict[str, str]:
-    """What the *lines* of a file in udev's database say of the device (ID_FS_TYPE, …)."""
+    """The properties of the device (ID_FS_TYPE, …) in *lines* of udev's database."""
     pairs = [os.fsdecode(line[2:]).partition("=") for line in lines if line.startswith(b"E:")]
     return {key: value for key, _, value in pairs}
 
 
 def holders(number: str, sysfs: str) -> set[str]:
-    """What is made of the device, at any height, as ``major:minor``."""
+    """The devices on top of the device, at any level, as ``major:minor``."""
     found: set[str] = set()
     below = [f"{sysfs}/dev/block/{number}"]
     while below:
@@ -109,7 +109,7 @@ def holders(number: str, sysfs: str) -> set[str]:
 
 
 def _without_members(claims: list[Claim]) -> list[Claim]:
-    """Without those that are devices of one filesystem, each there once."""
+    """*claims* without devices of one filesystem."""
     if len({claim.filesystem for claim in claims}) > 1:
         return claims
     members = [claim.member for claim in claims]
@@ -117,7 +117,7 @@ def _without_members(claims: list[Claim]) -> list[Claim]:
 
 
 def device_name(number: str, sysfs: str) -> str:
-    """The kernel's name of the device, and for a mapping the one that people gave it."""
+    """The kernel's name of the device, and the name of a mapping."""
     folder = f"{sysfs}/dev/block/{number}"
     name = os.path.basename(os.path.realpath(folder)).replace("!", "/")
     return devices.mapping(folder) or f"/dev/{name}"

@@ -1,4 +1,4 @@
-"""Where a file has data, and which of it two files share."""
+"""The data extents of a file, and those that two files share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXTENT_SHARED = 0x2000
 _EXTENT_UNWRITTEN = 0x800
 _EXTENT_INLINE = 0x200
 _EXTENT_LAST = 0x1
-# Of these the physical address says nothing about the content: UNKNOWN, DELALLOC, ENCODED,
+# With these flags, the physical address does not identify the content: UNKNOWN, DELALLOC, ENCODED,
 # DATA_ENCRYPTED, NOT_ALIGNED, DATA_INLINE, DATA_TAIL, UNWRITTEN. ENCODED: for a compressed extent
 # btrfs reports the sum of its address and of the offset in its uncompressed data, and two different
 # extents can have the same sum (fs/btrfs/fiemap.c, extent_fiemap).
@@ -55,9 +55,7 @@ _BTRFS_IOC_FS_INFO = ioctl.reading(0x94, 31, 1024)
 
 
 def next_data(fd: int, position: int, size: int) -> tuple[int, int]:
-    """The next stretch at or after *position* that is not a hole; ``(size, size)`` if only a hole
-    is left.
-    """
+    """The next data extent at or after *position*; ``(size, size)`` if there is none."""
     if position >= size:
         return size, size
     try:
@@ -68,7 +66,7 @@ def next_data(fd: int, position: int, size: int) -> tuple[int, int]:
     except OSError as error:
         if error.errno == errno.ENXIO:
             return size, size
-        if error.errno == errno.EINVAL:  # the filesystem cannot tell holes from data
+        if error.errno == errno.EINVAL:  # the filesystem does not report holes
             return position, size
         raise
 
@@ -77,9 +75,9 @@ _Stretch = tuple[int, int, int, int]
 
 
 class Sharing:
-    """Tells which stretches of two open files are the same blocks of one filesystem.
+    """Finds the ranges of two open files that are the same blocks of one filesystem.
 
-    Without knowledge (another filesystem, no FIEMAP) no stretch is.
+    If that is unknown (another filesystem, no FIEMAP), no range is shared.
     """
 
     __slots__ = ("_files", "_flags", "_known")
@@ -87,8 +85,8 @@ class Sharing:
     def __init__(self, one: int, other: int) -> None:
         self._files = (one, other)
         self._known: list[list[_Stretch]] = [[], []]
-        # On other filesystems two devices may be below one superblock (the real-time device of
-        # XFS): a block that is not shared at all does not prove anything there.
+        # On other filesystems, one superblock may have two devices (the real-time device of XFS),
+        # where equal addresses do not prove anything for unshared blocks.
         self._flags: int | None = None
         if _filesystem(one) is not None and _filesystem(one) == _filesystem(other):
             self._flags = 0
@@ -96,9 +94,7 @@ class Sharing:
             self._flags = _EXTENT_SHARED
 
     def end(self, start: int, end: int) -> tuple[int, bool]:
-        """How far from *start* (at most to *end*) both files are shared, or are not: the end of
-        that stretch, and which of the two.
-        """
+        """Whether both files share the range at *start*, and its end (at most *end*)."""
         if self._flags is None:
             return end, False
         try:
@@ -115,7 +111,7 @@ class Sharing:
         return stop, is_shared
 
     def _look(self, which: int, start: int, end: int) -> _Stretch:
-        """The extent at *start*; where there is none, one that means nothing."""
+        """The extent at *start*; an unusable one if there is none."""
         known = self._known[which]
         while known and known[0][0] + known[0][2] <= start:
             known.pop(0)
@@ -131,7 +127,7 @@ class Sharing:
 def _extents(fd: int, start: int, end: int, how: int = _FIEMAP_FLAG_SYNC) -> list[_Stretch]:
     """The first extents between *start* and *end*: logical, physical, length and flags of each.
 
-    Dirty pages are written first: until then the old block is reported for what has changed.
+    Dirty pages are written first: otherwise the old block is reported for changed data.
     """
     request = _Fiemap(start, end - start, how, 0, _AT_ONCE, 0)
     fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
@@ -139,8 +135,8 @@ def _extents(fd: int, start: int, end: int, how: int = _FIEMAP_FLAG_SYNC) -> lis
 
 
 def unwritten(fd: int) -> Iterator[tuple[int, int]]:
-    """Start and length of what is preallocated in the open file and not written, also after its
-    end. Raises ``OSError`` where the filesystem does not tell.
+    """Start and length of preallocated, unwritten ranges in the open file, also after its end.
+    Raises ``OSError`` if the filesystem does not report them.
     """
     position, end = 0, (1 << 63) - 1
     while position < end:
@@ -156,8 +152,8 @@ def unwritten(fd: int) -> Iterator[tuple[int, int]]:
 
 
 def exclusive(fd: int) -> int:
-    """Bytes of data of the open file that no other file has, by what its filesystem reports; for
-    compressed data their size when read. Raises ``OSError`` where it does not tell.
+    """Bytes of data in the open file that no other file shares; compressed data by their size when
+    read. Raises ``OSError`` if the filesystem does not report it.
     """
     total, position, end = 0, 0, (1 << 63) - 1
     while position < end:
@@ -174,7 +170,7 @@ def exclusive(fd: int) -> int:
 
 
 def _filesystem(fd: int) -> bytes | None:
-    """What names the btrfs filesystem of *fd*, whichever subvolume it is in; else ``None``."""
+    """The identity of the btrfs of *fd*, the same in all subvolumes; else ``None``."""
     answer = bytearray(1024)
     try:
         fcntl.ioctl(fd, _BTRFS_IOC_FS_INFO, answer)

@@ -1,5 +1,5 @@
-"""Inodes that are immutable or append-only (chattr(1)): renamed and linked anyway, and named
-where they refuse a change.
+"""Immutable and append-only inodes (chattr(1)): they are renamed and linked anyway, and named in
+the error if they prevent a change.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ephemeroot.linux.mounts import fd_path
 
 
 class Lifted:
-    """The open *fd* without the flags i and a, and a subvolume not read-only; ``restore`` sets that
-    again.
+    """The open *fd* with the flags i and a cleared, and a subvolume made writable; ``restore`` sets
+    them again.
     """
 
     __slots__ = ("_fd", "_flags", "_project", "_read_only")
@@ -57,7 +57,7 @@ class Lifted:
         self.restore()
 
     def restore(self) -> None:
-        """Set what was lifted again. Raises ``OSError``."""
+        """Restore the flags. Raises ``OSError``."""
         try:
             if self._project >= 0:
                 set_project(self._fd, self._project)
@@ -75,8 +75,8 @@ class Lifted:
 
 
 def open_entry(directory: int, name: str) -> int:
-    """Open the file or directory *name* of the open *directory* for reading, without following a
-    symlink or a mount; -1 if it is neither, or is gone.
+    """Open the file or directory *name* of the open *directory* for reading; symlinks and mounts
+    are not followed. -1 if it is neither, or missing.
     """
     try:
         item = paths.open_entry(directory, name, os.O_PATH | os.O_NOFOLLOW)
@@ -94,7 +94,7 @@ def open_entry(directory: int, name: str) -> int:
 
 
 class _Both:
-    """Two entries without the flags i and a; the first also fits the project of *target*."""
+    """Two entries with the flags i and a cleared; the first also gets the project of *target*."""
 
     __slots__ = ("_lifted",)
 
@@ -122,9 +122,10 @@ class _Both:
 
 def rename(source: int, name: str, target: int, new_name: str, *, how: int = 0) -> None:
     """``paths.rename`` of entries that may be immutable, append-only or read-only subvolumes, or
-    have another project than *target* hands down; they keep all that.
+    may have another project than *target*; they keep all of that.
 
-    Raises ``OSError``: EPERM, with the reason, if one of the directories is such.
+    Raises ``OSError``: EPERM, with the reason, if one of the directories is immutable or
+    append-only.
     """
     try:
         paths.rename(source, name, target, new_name, flags=how)
@@ -142,7 +143,7 @@ def rename(source: int, name: str, target: int, new_name: str, *, how: int = 0) 
 
 
 def link(source: int, name: str, target: int, new_name: str) -> None:
-    """link(2) of a file that may be immutable or append-only, and keeps that."""
+    """link(2) of a file that may be immutable or append-only, and stays so."""
     try:
         os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         return
@@ -174,8 +175,8 @@ def explained(error: OSError, *directories: int) -> OSError:
 
 
 def culprit(root: int, path: str) -> tuple[str, str]:
-    """The first of *path*, as seen from the open *root*, and of the directories above it that is
-    immutable or append-only, and which it is; empty if none is.
+    """The first of *path* in the open *root* and of its parents that is immutable or append-only,
+    and which of both it is; empty if there is none.
     """
     parts = [part for part in path.split("/") if part]
     for count in range(len(parts) + 1):

@@ -1,9 +1,8 @@
-"""Flags and project numbers of inodes (chattr(1)): what a copy needs beside extended attributes.
+"""Flags and project numbers of inodes (chattr(1)), which a copy needs beside extended attributes.
 
-Some of them must be there before the content (NOCOW takes effect on an empty file only, new files
-inherit from their directory), and two must come last: an immutable or append-only inode can be
-neither changed nor renamed (``immutable``). A filesystem that does not know a flag does not stop a
-copy.
+Some of them must be set before the content (NOCOW takes effect on an empty file only, new files
+inherit from their directory), and two must be set last: an immutable or append-only inode cannot be
+changed or renamed (``immutable``). A flag that a filesystem does not support does not stop a copy.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import sys
 
 from ephemeroot.linux import ioctl
 
-# include/uapi/linux/fs.h; the kernel reads and writes an int although the size says long.
+# include/uapi/linux/fs.h; the kernel reads and writes an int, although the size is that of a long.
 _LONG = 8 if sys.maxsize > 1 << 32 else 4
 _GETFLAGS = ioctl.reading(0x66, 1, _LONG)
 _SETFLAGS = ioctl.writing(0x66, 2, _LONG)
@@ -38,7 +37,7 @@ FIRST = (
 """Flags that a copy gets before its content."""
 
 LAST = IMMUTABLE | APPEND
-"""Flags that a copy gets when all the rest is done."""
+"""Flags that a copy gets after its content and attributes."""
 
 _COMPARED = LAST | NODUMP
 _STORAGE = COMPRESS | NOCOMPRESS | NOCOW
@@ -47,7 +46,7 @@ _UNKNOWN = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 def flags(fd: int) -> int | None:
-    """The flags of the open file or directory; ``None`` where there are none."""
+    """The flags of the open file or directory; ``None`` if the filesystem has no flags."""
     answer = bytearray(_LONG)
     try:
         fcntl.ioctl(fd, _GETFLAGS, answer)
@@ -62,7 +61,7 @@ def set_flags(fd: int, value: int) -> None:
 
 
 def project(fd: int) -> int:
-    """The project number of the open file or directory; 0 where there is none."""
+    """The project number of the open file or directory; 0 without one."""
     return int.from_bytes(_extended(fd)[12:16], sys.byteorder)
 
 
@@ -83,12 +82,12 @@ def _extended(fd: int) -> bytearray:
 
 
 def begin(old: int, new: int, old_directory: int = -1, directory: int = -1) -> None:
-    """Give the open, still empty *new* the flags of the open *old* that must be there first, its
-    compression, and its project. They are in the open *directory* and *old_directory*; directories
-    know themselves where they are.
+    """Set the flags of the open *old* that must be set before the content, its compression, and its
+    project on the open, empty *new*. They are in the open *directory* and *old_directory*, which
+    directories do not need.
 
-    What *new* has inherited and *old* does not have is cleared, except for what the place of the
-    whole copy hands down as a project: its quota applies to what has no project of its own.
+    Flags that only *new* has, by inheritance, are cleared, except for the project at the place of
+    the whole copy: its quota applies to entries without a project of their own.
     """
     wanted, present = flags(old), flags(new)
     number = project(old)
@@ -99,14 +98,14 @@ def begin(old: int, new: int, old_directory: int = -1, directory: int = -1) -> N
         try:
             set_project(new, number)
         except OSError:
-            pass  # another filesystem may have no projects
+            pass  # a filesystem without projects
     if wanted is None or present is None:
         return
     cleared = present & FIRST & ~wanted
     if not exact:
         cleared &= ~PROJECT_INHERIT
     if cleared & NOCOW and not _has_from_above(new, directory, NOCOW):
-        cleared &= ~NOCOW  # of the whole mount (nodatacow)
+        cleared &= ~NOCOW  # from the mount option nodatacow
     _set_what_can_be(new, present, present & ~cleared | wanted & FIRST)
     if wanted & (COMPRESS | NOCOMPRESS):
         _copy_compression(old, new)
@@ -125,7 +124,7 @@ def _has_from_above(fd: int, directory: int, flag: int) -> bool:
 
 
 def _copy_compression(old: int, new: int) -> None:
-    """Without this a zstd file would become one of the default method."""
+    """Copy the compression property: otherwise a zstd file would get the default method."""
     try:
         os.setxattr(new, _COMPRESSION, os.getxattr(old, _COMPRESSION))
     except OSError:
@@ -133,7 +132,7 @@ def _copy_compression(old: int, new: int) -> None:
 
 
 def _set_what_can_be(fd: int, present: int, wanted: int) -> None:
-    """Set *wanted*, or as many single flags of it as the filesystem knows."""
+    """Set *wanted*, or those of its flags that the filesystem supports."""
     if wanted == present:
         return
     try:
@@ -152,9 +151,9 @@ def _set_what_can_be(fd: int, present: int, wanted: int) -> None:
 
 
 def finish(old: int, new: int) -> None:
-    """Make the open *new*, which is complete, immutable or append-only if the open *old* is.
+    """Make the complete, open *new* immutable or append-only like the open *old*.
 
-    Raises ``OSError`` (EPERM) if this process must not do that.
+    Raises ``OSError`` (EPERM) without the privilege for it.
     """
     wanted = flags(old)
     if wanted is not None and wanted & LAST:
@@ -162,8 +161,8 @@ def finish(old: int, new: int) -> None:
 
 
 def set_last(fd: int, wanted: int) -> None:
-    """Add the flags *wanted*, some of ``LAST``. Raises ``OSError`` (EPERM) if this process must not
-    do that; a filesystem that does not know them is no error.
+    """Add the flags *wanted*, a subset of ``LAST``. Raises ``OSError`` (EPERM) without the
+    privilege for it; a filesystem that does not support them is not an error.
     """
     present = flags(fd)
     if present is None or present & wanted == wanted:
@@ -179,15 +178,15 @@ def set_last(fd: int, wanted: int) -> None:
 
 
 def clear_last(fd: int) -> None:
-    """Make the open *fd* neither immutable nor append-only. Raises ``OSError``."""
+    """Clear the flags immutable and append-only of the open *fd*. Raises ``OSError``."""
     present = flags(fd) or 0
     if present & LAST:
         set_flags(fd, present & ~LAST)
 
 
 def same(one: int, other: int) -> bool:
-    """Whether the flags i, a and d of two open files are the same, as far as both filesystems have
-    flags. The others are about how the filesystem stores a file.
+    """Whether the flags i, a and d of two open files are the same, if both filesystems support
+    flags. The other flags concern the storage of the file.
     """
     mine, others = flags(one), flags(other)
     return mine is None or others is None or not (mine ^ others) & _COMPARED

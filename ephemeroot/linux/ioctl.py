@@ -1,4 +1,4 @@
-"""Numbers of ioctl requests, as the architecture encodes them (ioctl(2), asm/ioctl.h)."""
+"""Numbers of ioctl requests in the architecture's encoding (ioctl(2), asm/ioctl.h)."""
 
 from __future__ import annotations
 

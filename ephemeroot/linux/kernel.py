@@ -1,8 +1,8 @@
-"""System calls that Python has no wrapper for, through libc's ``syscall``.
+"""System calls for which Python has no wrapper, through libc's ``syscall``.
 
-``os`` opens no ``openat2``, moves no mounts and exchanges no names. The numbers of the
-calls added since Linux 5.1 are the same on every architecture
-(include/uapi/asm-generic/unistd.h); ``renameat2`` is older and goes through libc.
+``os`` lacks ``openat2``, moving mounts and exchanging names. The numbers of calls added since Linux
+5.1 are the same on every architecture (include/uapi/asm-generic/unistd.h); ``renameat2`` is older
+and is called through libc.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
 
 def raise_errno(name: str) -> None:
-    """Raise the ``OSError`` of the call that has just failed, naming *name*."""
+    """Raise the ``OSError`` of the call that has just failed, with *name*."""
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number), name)
 
@@ -83,8 +83,6 @@ def syscall(number: int, *arguments: object, name: str = "") -> int:
 
 
 def sync_filesystem(fd: int, name: str = "syncfs") -> None:
-    """Make everything on the filesystem of the open *fd* survive a power cut; raise ``OSError``
-    naming *name*.
-    """
+    """Write all data of the filesystem of the open *fd* to disk; raise ``OSError`` with *name*."""
     if libc.syncfs(fd) != 0:
         raise_errno(name)

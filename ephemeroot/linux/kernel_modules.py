@@ -1,4 +1,4 @@
-"""Which kernels a root has modules for: asked by the proof at boot and by what changes a base."""
+"""The kernels for which a root has modules, for the proof at boot and for changes of a base."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 from ephemeroot.linux import paths
 
 PLACES = ("/usr/lib/modules", "/lib/modules")
-"""Where modprobe(8) looks; the second is a link to the first where /usr is merged."""
+"""The directories of modprobe(8); with a merged /usr, the second is a link to the first."""
 
 
 def releases(root: int) -> set[str]:
-    """The releases, as ``uname -r`` prints them, that the open tree *root* has modules for.
+    """The kernel releases, as ``uname -r`` prints them, for which the open tree *root* has modules.
 
-    Links are resolved inside *root*; any mount in it counts. Raises ``OSError``.
+    Links are resolved inside *root*, through any mount in it. Raises ``OSError``.
     """
     found: set[str] = set()
     for place in PLACES:

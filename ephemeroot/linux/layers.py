@@ -1,8 +1,8 @@
-"""The two directories that an overlay mount shows as one, where what it shows is not all.
+"""The two layers of an overlay mount, for entries that the overlay does not show.
 
-A container's storage below an overlay has whiteouts and opaque directories of its own
-(Documentation/filesystems/overlayfs.rst). To the overlay above they are its own: it hides the
-first, lists some of them anyway, and shows the second without their mark.
+A container's storage in the lower layer has whiteouts and opaque directories of its own
+(Documentation/filesystems/overlayfs.rst). The overlay interprets them as its own: it hides the
+whiteouts but lists some of them, and shows opaque directories without their mark.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import stat
 from ephemeroot.linux import paths
 
 OPAQUE = "trusted.overlay.opaque"
-"""The attribute of a directory that shows nothing of the one below it; its value is ``y``."""
+"""The attribute of an opaque directory, which hides the one in the lower layer; its value is ``y``.
+"""
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class Layers:
-    """The open directories *upper* and *lower* of an overlay that was mounted from them, and the
-    *path* in it to which names are relative.
+    """The open directories *upper* and *lower* of a mounted overlay; names are relative to *path*
+    in it.
     """
 
     __slots__ = ("lower", "path", "upper")
@@ -32,18 +33,18 @@ class Layers:
         self.path = path.strip("/")
 
     def at(self, path: str) -> Layers:
-        """The same, with names relative to *path*."""
+        """The same layers, with names relative to *path*."""
         return Layers(self.upper, self.lower, path)
 
     def from_lower(self, name: str) -> os.stat_result | None:
-        """What the lower directory has as *name*, if the upper one says nothing of it."""
+        """The status of *name* in the lower layer, if the upper one has no entry for it."""
         below = _status(self.lower, self._place(name))
         if below is None or _status(self.upper, self._place(name)) is not None:
             return None
         return below
 
     def whiteouts(self, name: str) -> list[str]:
-        """The whiteouts of the lower directory *name* that the upper one does not replace."""
+        """The whiteouts in the lower directory *name* that the upper one does not replace."""
         place = self._place(name)
         if self._is_opaque(self.upper, place):
             return []
@@ -64,7 +65,7 @@ class Layers:
         return self._is_opaque(self.lower, self._place(name))
 
     def open_lower_parent(self, name: str) -> tuple[int, str]:
-        """The open directory that has *name* below, and the last component."""
+        """The open directory of the lower layer that contains *name*, and its last component."""
         head, _, last = self._place(name).rpartition("/")
         return paths.open_beneath(self.lower, head or ".", os.O_RDONLY | os.O_DIRECTORY), last
 
@@ -87,12 +88,12 @@ class Layers:
 
 
 def is_whiteout(status: os.stat_result) -> bool:
-    """Whether an entry of a layer only says that the overlay has none by that name."""
+    """Whether the entry of a layer is a whiteout."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def _status(layer: int, place: str) -> os.stat_result | None:
-    """What is at *place* in the open *layer*; ``None`` for nothing."""
+    """The status of *place* in the open *layer*; ``None`` if it is missing."""
     head, _, name = place.rpartition("/")
     try:
         parent = paths.open_beneath(layer, head or ".", os.O_PATH | os.O_DIRECTORY)

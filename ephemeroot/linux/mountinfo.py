@@ -36,7 +36,7 @@ class Mount:
 
 
 def unescape(text: str) -> str:
-    """Undo the octal escapes of mountinfo and fstab: ``\\040`` is a blank."""
+    """Decode the octal escapes of mountinfo and fstab: ``\\040`` is a blank."""
     if "\\" not in text:
         return text
     out = bytearray()
@@ -64,8 +64,8 @@ def mounts(text: str | None = None) -> list[Mount]:
 def mounted_at(point: str) -> Mount | None:
     """The topmost mount exactly at *point* (a resolved, absolute path), or ``None``.
 
-    That is the one on which no other lies, and not the last line: since Linux 6.8 they are in
-    the order in which mounts were made, whenever they were attached.
+    That is the mount without another one on top, which need not be the last line: since Linux 6.8,
+    lines are in the order in which mounts were created.
     """
     return _topmost([mount for mount in _containing(point) if mount.point == point])
 
@@ -82,7 +82,7 @@ _ESCAPED = frozenset(" \t\n\\#")  # fs/proc_namespace.c and fs/seq_file.c, mangl
 
 
 def of(fd: int) -> Mount | None:
-    """The mount that *fd* was opened on; ``None`` if it is not in this process's namespace."""
+    """The mount on which *fd* was opened; ``None`` if it is not in this process's namespace."""
     for line in paths.read(f"/proc/self/fdinfo/{fd}", 1 << 16).split(b"\n"):
         name, _, value = line.partition(b":")
         if name == b"mnt_id":  # proc_pid_fdinfo(5)
@@ -92,8 +92,8 @@ def of(fd: int) -> Mount | None:
 
 
 def covering(path: str, among: list[Mount]) -> Mount | None:
-    """The mount of *among* that *path* (resolved, absolute) is on: the topmost at the innermost
-    mount point that is *path* or above it.
+    """The mount of *among* that contains *path* (resolved, absolute): the topmost one at the
+    innermost mount point that is *path* or above it.
     """
     points = {mount.point for mount in among}
     while path not in points:
@@ -105,7 +105,7 @@ def covering(path: str, among: list[Mount]) -> Mount | None:
 
 def _topmost(here: list[Mount]) -> Mount | None:
     below = {mount.parent for mount in here if mount.parent != mount.id}
-    # Several, if the directory itself is under a later mount: of these the later one is seen.
+    # There are several if a later mount covers the directory itself; the later one is visible.
     return next((mount for mount in reversed(here) if mount.id not in below), None)
 
 
@@ -125,7 +125,7 @@ def everywhere() -> list[str]:
             finally:
                 os.close(fd)
             namespaces.add(namespace)
-        except OSError:  # it has just ended
+        except OSError:  # the process has ended
             if process == "self":
                 raise
     return texts

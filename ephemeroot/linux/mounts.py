@@ -1,7 +1,7 @@
-"""Mounts by file descriptor: the opened object is attached, whatever a path names.
+"""Mounts by file descriptor: the opened object is mounted, independent of paths.
 
 See open_tree(2), move_mount(2), fsopen(2), fsconfig(2), fsmount(2), mount_setattr(2).
-A detached mount lives as long as its descriptor; ``attach`` puts it somewhere.
+A detached mount exists as long as its descriptor; ``attach`` attaches it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
-# Options of mount(8) that the kernel keeps per mount and not per filesystem: the flags
-# they set, and the flags they clear. Any other option is the filesystem's own.
+# Options of mount(8) that the kernel keeps per mount and not per filesystem: the flags that they
+# set, and the flags that they clear. Other options are the filesystem's own.
 MOUNT_FLAGS: dict[str, tuple[int, int]] = {
     "ro": (MOUNT_ATTR_RDONLY, 0),
     "rw": (0, MOUNT_ATTR_RDONLY),
@@ -76,12 +76,12 @@ _known: dict[tuple[int, int, int], object] = {}
 
 
 def fd_path(fd: int) -> str:
-    """The path of an open descriptor, for calls that know only paths."""
+    """The path of an open descriptor, for calls that need a path."""
     return f"/proc/self/fd/{fd}"
 
 
 def clone(fd: int, *, recursive: bool = False, name: str = "") -> int:
-    """Return a detached copy of the mount tree below the open directory or file *fd*."""
+    """Return a detached copy of the mount tree at the open directory or file *fd*."""
     flags = OPEN_TREE_CLONE | os.O_CLOEXEC | AT_EMPTY_PATH
     if recursive:
         flags |= AT_RECURSIVE
@@ -89,7 +89,7 @@ def clone(fd: int, *, recursive: bool = False, name: str = "") -> int:
 
 
 def clone_read_only(fd: int, *, name: str = "") -> int:
-    """The same, of the one mount that *fd* is in; nothing can be written through the copy."""
+    """Return a detached read-only copy of the one mount of *fd*."""
     mount = clone(fd, name=name)
     try:
         set_flags(mount, set_=MOUNT_ATTR_RDONLY, private=True, name=name)
@@ -123,7 +123,7 @@ def clone_at(path: str, *, read_only: bool = False) -> int:
 
 def attach_at(mount_fd: int, path: str) -> None:
     """Attach the detached mount *mount_fd* at the directory *path*, which is not a symlink, and
-    close it, also if that fails.
+    close it, also after an error.
     """
     try:
         place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -136,8 +136,8 @@ def attach_at(mount_fd: int, path: str) -> None:
 
 
 def bind(source_fd: int, target_fd: int, *, set_: int = 0, clear: int = 0, name: str = "") -> None:
-    """Bind the object open as *source_fd* on the one open as *target_fd*, without the mounts
-    inside it; the mount's flags are the source's, changed by *set_* and *clear*.
+    """Bind the object open as *source_fd* on the one open as *target_fd*, without the mounts inside
+    it. The mount has the flags of the source, changed by *set_* and *clear*.
 
     The bind is private, unless it is attached in a shared mount.
     """
@@ -162,7 +162,7 @@ def set_flags(
     """Change the flags of one mount (not of its filesystem), or *recursive* of a tree of mounts;
     see mount_setattr(2).
 
-    An *unbindable* mount is private too, and no clone of a tree has it.
+    An *unbindable* mount is also private, and is left out when a tree is cloned.
     """
     propagation = MS_UNBINDABLE if unbindable else MS_PRIVATE if private else 0
     kernel.syscall(
@@ -216,10 +216,10 @@ def is_userspace_option(option: str) -> bool:
 
 
 def create(fstype: str, source: str, options: list[str]) -> int:
-    """Return a detached new mount of the filesystem on *source*; ``OSError`` names it.
+    """Return a detached new mount of the filesystem on *source*; ``OSError`` has its name.
 
-    *options* are mount(8)'s. The kernel's own words about a refused option are put into
-    the error, because the number alone (EINVAL) does not help.
+    *options* are mount(8)'s. The error contains the kernel's message about a refused option,
+    because the number alone (EINVAL) does not help.
     """
     set_, _, own = split_options(options)
     kind = fstype.encode()
@@ -243,8 +243,8 @@ def create(fstype: str, source: str, options: list[str]) -> int:
 def create_overlay(lower: int, upper: int, work: int, options: list[str], *, name: str) -> int:
     """Return a detached overlay of the open directories: *upper* over *lower*.
 
-    *options* are the filesystem's own. The directories are named through /proc, because
-    kernels before 6.13 take no descriptors; the opened directories are still the ones mounted.
+    *options* are the filesystem's own. The directories are passed as paths in /proc, because
+    kernels before 6.13 do not accept descriptors; the opened directories are mounted in both cases.
     """
     fs = kernel.syscall(kernel.SYS_FSOPEN, b"overlay", FSOPEN_CLOEXEC, name=name)
     try:
@@ -279,7 +279,7 @@ def _configure(fs: int, command: int, key: str | None, value: str | None, name: 
 
 
 def _messages(fs: int) -> str:
-    """What the kernel logged to the filesystem context, see fsopen(2)."""
+    """The kernel's messages in the filesystem context, see fsopen(2)."""
     lines = []
     while True:
         try:
@@ -292,8 +292,8 @@ def _messages(fs: int) -> str:
     return "; ".join(lines)
 
 
-# What mount(2) forgets in a remount unless it is said again (linux/mount.h; do_remount() in
-# fs/namespace.c): flags of the mount, and after sync of the filesystem.
+# Flags of the mount, and after sync of the filesystem, that mount(2) drops in a remount unless they
+# are given again (linux/mount.h; do_remount() in fs/namespace.c).
 _MS_SAID_AGAIN = {
     "nosuid": 2, "nodev": 4, "noexec": 8, "nosymfollow": 256, "noatime": 1024, "nodiratime": 2048,
     "relatime": 1 << 21, "sync": 16, "mand": 64, "dirsync": 128, "lazytime": 1 << 25,
@@ -303,9 +303,9 @@ _MS_SAID_AGAIN = {
 def make_writable(path: str, options: list[str]) -> None:
     """Make the filesystem mounted at *path* writable: its superblock, and this mount.
 
-    *options* are those of both in mountinfo; all but ``ro`` stay. Without ``rw`` on the kernel
-    command line the superblock itself is read-only, and clearing the mount's flag alone looks
-    successful and changes nothing.
+    *options* are those of both in mountinfo; all but ``ro`` are kept. Without ``rw`` on the kernel
+    command line the superblock itself is read-only; clearing the flag of the mount alone succeeds
+    without an effect.
     """
     flags = MS_REMOUNT
     for option in options:
@@ -315,22 +315,22 @@ def make_writable(path: str, options: list[str]) -> None:
 
 
 def make_private(path: str) -> None:
-    """Stop mounts below *path* from appearing elsewhere, and others' from appearing here."""
+    """Stop mount propagation under *path* in both directions."""
     if kernel.libc.mount(None, os.fsencode(path), None, MS_PRIVATE, None) != 0:
         kernel.raise_errno(path)
 
 
 def detach(path: str) -> None:
-    """Lazily unmount the mount at *path*, never following a symlink there."""
+    """Lazily unmount the mount at *path*; a symlink is not followed."""
     umount_nofollow = 8
     if kernel.libc.umount2(os.fsencode(path), MNT_DETACH | umount_nofollow) != 0:
         kernel.raise_errno(path)
 
 
 def unmount(path: str) -> None:
-    """Unmount the mount at *path* at once, never following a symlink there.
+    """Unmount the mount at *path*; a symlink is not followed.
 
-    Raises ``OSError`` (EBUSY) while something uses it.
+    Raises ``OSError`` (EBUSY) if it is in use.
     """
     umount_nofollow = 8
     if kernel.libc.umount2(os.fsencode(path), umount_nofollow) != 0:

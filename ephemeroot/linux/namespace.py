@@ -1,18 +1,18 @@
-"""A mount namespace of this process's own, with a place in it for the mounts of the program.
+"""A private mount namespace, with a directory in it for the mounts of the program.
 
-A verb that looks at the top level of a filesystem, an old root, a base or a store mounts it here
-and nowhere else. The reasons:
+A verb that reads the top level of a filesystem, an old root, a base or a store mounts it only here,
+for these reasons:
 
-- The caller's namespace has none of these mounts at any time. Nothing in it, such as a temporary
-  directory that is being removed, leads into the top level of a filesystem.
-- The kernel unmounts everything with the namespace, whatever ended the process: no program has to
-  clean up, and none removes a directory that had mounts in it.
-- Other runs see the mounts in ``/proc/PID/mountinfo``, where they look before they delete
-  (``mountinfo.everywhere``). A detached mount is not shown there, and before Linux 6.15 it cannot
-  be cloned (open_tree(2)).
+- The caller's namespace never has these mounts, so no path in it, such as a temporary directory
+  that is being removed, leads into the top level of a filesystem.
+- The kernel unmounts everything with the namespace, also after a crash, so no program has to clean
+  up or removes a directory that contained mounts.
+- Other runs see the mounts in ``/proc/PID/mountinfo``, which they read before they delete
+  (``mountinfo.everywhere``). It does not show detached mounts, which before Linux 6.15 cannot be
+  cloned either (open_tree(2)).
 
-The other mounts become slaves of the caller's (mount_namespaces(7)): what the machine mounts and
-unmounts meanwhile, an automount for one, arrives here, and nothing goes back.
+The other mounts become slaves of the caller's (mount_namespaces(7)): later mounts and unmounts of
+the machine, such as an automount, propagate to this namespace, and none propagates back.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import os
 from ephemeroot.errors import Refused
 from ephemeroot.linux import kernel, mounts, paths
 
-# Not in /run/ephemeroot: that this exists says that the initramfs has made it.
+# Not in /run/ephemeroot: that directory exists only if the initramfs has created it.
 _RUN, _FOLDER = "/run", "ephemeroot.mounts"
 
 POINT = f"{_RUN}/{_FOLDER}"
-"""Where the program mounts: root's own empty directory, covered by a tmpfs in the namespace."""
+"""The mount point: an empty directory of root, covered by a tmpfs in the namespace."""
 
 _CLONE_NEWNS = 0x00020000
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Namespace:
-    """``with Namespace() as private:`` moves this process, which must have one thread, into a mount
-    namespace of its own, and back at the end. Raises ``Refused`` if that is not possible.
+    """``with Namespace() as private:`` moves this process, which must have one thread, into a
+    private mount namespace, and back at the end. Raises ``Refused`` if that is not possible.
     """
 
     __slots__ = ("_before", "_count", "_entered", "_here", "_root")
@@ -63,23 +63,23 @@ class Namespace:
         self.leave()
 
     def directory(self) -> str:
-        """The path of a new, empty directory in which only this process mounts."""
+        """The path of a new, empty directory for mounts of this process."""
         self._count += 1
         path = f"{POINT}/{os.getpid()}-{self._count}"
         os.mkdir(path, 0o700)
         return path
 
     def leave(self) -> None:
-        """Return to the caller's namespace; what was mounted in this one is unmounted with it.
+        """Return to the caller's namespace; the kernel unmounts everything in this one.
 
-        Safe to call twice. Raises ``OSError``.
+        It can be called twice. Raises ``OSError``.
         """
         try:
             if self._entered:
                 self._entered = False
                 if kernel.libc.setns(self._before, ctypes.c_int(_CLONE_NEWNS)) != 0:
                     kernel.raise_errno("the mount namespace")
-                # setns(2) has moved both to the root of the namespace: not that of a chroot.
+                # setns(2) has moved both to the root of the namespace, which a chroot is not.
                 os.fchdir(self._root)
                 os.chroot(".")
                 os.fchdir(self._here)
@@ -96,37 +96,37 @@ def _unshare() -> None:
             kernel.raise_errno("unshare")
     except OSError as error:
         hints = {
-            errno.EPERM: "run it as root; in a container, with CAP_SYS_ADMIN",
-            errno.ENOSPC: "see the limit with 'sysctl user.max_mnt_namespaces'",
+            errno.EPERM: "run the command as root; in a container, with CAP_SYS_ADMIN",
+            errno.ENOSPC: "run 'sysctl user.max_mnt_namespaces' to see the limit",
         }
         raise Refused(
-            f"cannot make a mount namespace: {error.strerror}", hints.get(error.errno or 0, "")
+            f"cannot create a mount namespace: {error.strerror}", hints.get(error.errno or 0, "")
         ) from error
 
 
 def _make_slave() -> None:
-    """Stop the mount here from appearing in the caller's namespace."""
+    """Stop mounts here from propagating to the caller's namespace."""
     flags = ctypes.c_ulong(mounts.MS_SLAVE | mounts.MS_REC)
     try:
         if kernel.libc.mount(b"none", b"/", None, flags, None) != 0:
             kernel.raise_errno("/")
     except OSError as error:
         raise Refused(
-            f"cannot separate the mounts of a new namespace from the machine's: {error.strerror}",
+            f"cannot separate the mounts of a new namespace: {error.strerror}",
             # EINVAL: the root directory is that of a chroot.
-            "if this is a chroot, make its directory a mount point: 'mount --bind DIR DIR'",
+            "in a chroot, run 'mount --bind DIR DIR' for its directory first",
         ) from error
 
 
 def _cover() -> None:
-    """Cover ``POINT`` by a tmpfs, in this namespace alone."""
+    """Mount a tmpfs on ``POINT``, only in this namespace."""
     try:
         place = _open_point()
         try:
             options = ["mode=0700", "size=16m", "nr_inodes=4k", "nosuid", "nodev", "noexec"]
             mount = mounts.create("tmpfs", "ephemeroot", options)
             try:
-                # Unbindable: a recursive clone of /run (base run) leaves out the mount here.
+                # Unbindable: a recursive clone of /run (base run) leaves this mount out.
                 mounts.set_flags(mount, unbindable=True, name=POINT)
                 mounts.attach(mount, place, name=POINT)
             finally:
@@ -136,20 +136,20 @@ def _cover() -> None:
     except OSError as error:
         hint = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free space or inodes in /run: see 'df /run' and 'df -i /run'"
+            hint = "run 'df /run' and 'df -i /run', and free space or inodes in /run"
         elif error.errno in (errno.ELOOP, errno.ENOTDIR):
-            hint = f"make {POINT} a directory: see 'ls -ld {POINT}'"
+            hint = f"run 'ls -ld {POINT}', and make it a directory"
         raise Refused(f"cannot mount at {POINT}: {error.strerror}", hint) from error
 
 
 def _open_point() -> int:
-    """``POINT``, open, made if it is missing."""
+    """Open ``POINT``, created if it is missing."""
     run = os.open(_RUN, _READ)
     try:
         try:
             os.mkdir(_FOLDER, 0o700, dir_fd=run)
         except FileExistsError:
-            pass  # of another run
+            pass  # created by another run
         return paths.open_beneath(run, _FOLDER, os.O_PATH | os.O_DIRECTORY)
     finally:
         os.close(run)

@@ -1,8 +1,8 @@
-"""Links, addresses and routes, through pyroute2: waited for by netlink events, never by polling.
+"""Links, addresses and routes through pyroute2; waits by netlink events, without polling.
 
-pyroute2 costs 120 ms and 10 MB, so this module is in an image only if its plan has a network
-volume (``image.closure``), and is imported only by the code of one. What is waited for is
-looked at after the subscription to events, and again after each: none can be missed.
+pyroute2 takes 120 ms and 10 MB, so this module is in an image only if its plan has a network volume
+(``image.closure``), and is imported only for one. Conditions are checked after the subscription to
+events, and after each event, so that no change is missed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ENDLESS = float("inf")
 
 
 def is_v6(address: str) -> bool:
-    """Whether the numeric *address* is one of IPv6."""
+    """Whether the numeric *address* is an IPv6 address."""
     return ":" in address
 
 
@@ -63,10 +63,10 @@ class Network:
         self._kernel.close()
 
     def wait(self, missing: Callable[[], str], deadline: float) -> None:
-        """Wait until *missing* returns nothing; it is asked again after each event.
+        """Wait until *missing* returns an empty text; it is called again after each event.
 
         *deadline* is on the monotonic clock, or infinite. Raises ``TimeoutError`` with its last
-        word.
+        result.
         """
         while True:
             word = missing()
@@ -76,20 +76,20 @@ class Network:
                 raise TimeoutError(f"{word} ({self.describe()})")
 
     def _event(self, deadline: float) -> bool:
-        """Wait for at least one event and take all that are there; false: time is up."""
+        """Wait for an event and read all pending ones; false after the deadline."""
         if not self._poll.poll(_milliseconds(deadline)):
             return False
         while self._poll.poll(0):
             try:
                 list(self._events.get())
             except OSError:
-                pass  # ENOBUFS: some were lost, and everything is looked at anyway
+                pass  # ENOBUFS: events were lost, but all conditions are checked anyway
         return True
 
     def missing_route(self, address: str) -> str:
-        """What lacks for packets to *address*: a route, its link's carrier, a source address.
+        """What is missing to reach *address*: a route, its link's carrier, or a source address.
 
-        Empty if nothing does. A link-local *address* names its interface (``fe80::1%eth0``).
+        Empty if nothing is missing. A link-local *address* names its interface (``fe80::1%eth0``).
         """
         _, _, interface = address.partition("%")
         if interface and (missing := self.missing_link(interface)):
@@ -103,14 +103,14 @@ class Network:
         name = link.get_attr("IFLA_IFNAME")
         if not link["flags"] & _IFF_UP or link.get_attr("IFLA_CARRIER") == 0:
             return f"{name}, on the route to {address}, has no carrier"
-        # The kernel chooses none that is not confirmed yet (duplicate address detection, RFC 4862).
+        # The kernel does not use an unconfirmed address (duplicate address detection, RFC 4862).
         source = route.get_attr("RTA_PREFSRC") or ""
         if not source or (_is_link_local(source) and not _is_link_local(address)):
             return f"{name}, on the route to {address}, has no usable address"
         return ""
 
     def _route(self, address: str) -> Any:
-        """The route to *address* as the kernel would choose it, ``None`` if there is none."""
+        """The kernel's route to *address*; ``None`` if there is none."""
         import socket
 
         from pyroute2.netlink.exceptions import NetlinkError
@@ -134,20 +134,20 @@ class Network:
         return [a for a in self._kernel.get_addr() if a["index"] == index]
 
     def find(self, interface: str) -> Any:
-        """The link that is called *interface*, also by another name or by its MAC address."""
+        """The link with the name, altname or MAC address *interface*."""
         for link in self._links():
             if interface in _names(link) or interface.lower() == link.get_attr("IFLA_ADDRESS"):
                 return link
         return None
 
     def missing_link(self, interface: str) -> str:
-        """That there is no link called *interface*, if so."""
+        """A message if there is no link called *interface*, else empty."""
         return "" if self.find(interface) is not None else f"there is no interface {interface}"
 
     def set_up(self, interface: str, addresses: list[str], gateways: list[str]) -> bool:
         """Bring the link up with these addresses (``10.0.0.2/24``) and default routes.
 
-        Returns whether anything was changed: the existing content stays. Raises ``OSError``.
+        Existing addresses and routes stay. Returns whether there was a change. Raises ``OSError``.
         """
         import socket
 
@@ -173,7 +173,7 @@ class Network:
         return changed
 
     def _change(self, call: Callable[..., object], *words: object, **values: object) -> bool:
-        """Ask the kernel for a change; false: it was so already."""
+        """Request a change from the kernel; false if there is nothing to change."""
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
@@ -186,7 +186,7 @@ class Network:
         return True
 
     def describe(self) -> str:
-        """What is there, for messages: each interface with its state, and the default routes."""
+        """The state of the interfaces and the default routes, for messages."""
         links = [self._describe(link) for link in self._links()
                  if not link["flags"] & _IFF_LOOPBACK]  # fmt: skip
         routes = [
@@ -206,7 +206,7 @@ class Network:
 
 
 def _milliseconds(deadline: float) -> float | None:
-    """What is left until *deadline*, for poll(2); ``None`` waits without end."""
+    """The time until *deadline* for poll(2); ``None`` for no limit."""
     left = max(0.0, deadline - time.monotonic())
     return None if left == _ENDLESS else left * 1000
 
@@ -223,7 +223,7 @@ def _confirmed(address: Any) -> str:
 
 
 def _names(link: Any) -> list[str]:
-    """The name, and the others it has (systemd gives a link several, ip-link(8) altname)."""
+    """The name of the link and its altnames (ip-link(8))."""
     names = [link.get_attr("IFLA_IFNAME")]
     properties = link.get_attr("IFLA_PROP_LIST")
     if properties is not None:
@@ -232,7 +232,7 @@ def _names(link: Any) -> list[str]:
 
 
 def _socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Numbers only: with the name of an interface in it, the resolver would be asked."""
+    """The socket address in numbers: an interface name in it would need the resolver."""
     import socket
 
     plain, _, interface = address.partition("%")
@@ -240,25 +240,25 @@ def _socket_address(address: str, port: int) -> tuple[str, int] | tuple[str, int
 
 
 def connect(address: str, port: int, deadline: float) -> None:
-    """Wait until the server takes a connection; it may be booting as well.
+    """Wait until the server, which may be booting as well, accepts a connection.
 
-    There is no event for that: a refused or lost attempt is repeated after a second. Raises
-    ``TimeoutError`` with what became of the last one.
+    There is no event for that: a failed attempt is repeated after a second. Raises ``TimeoutError``
+    with the result of the last attempt.
     """
     import socket
 
-    last = "it did not answer"
+    last = "the server did not answer"
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError(last)
-        # Not create_connection(): it asks the resolver, which is missing, even about numbers.
+        # Not create_connection(), which uses the resolver, missing here, even for numbers.
         attempt = socket.socket(socket.AF_INET6 if is_v6(address) else socket.AF_INET)
         attempt.settimeout(None if left == _ENDLESS else left)
         try:
             attempt.connect(_socket_address(address, port))
         except TimeoutError:
-            raise TimeoutError("it did not answer") from None
+            raise TimeoutError("the server did not answer") from None
         except OSError as error:
             last = (error.strerror or str(error)).lower()
             time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
@@ -269,10 +269,10 @@ def connect(address: str, port: int, deadline: float) -> None:
 
 
 def within(work: Callable[[], None], deadline: float) -> None:
-    """Do *work*, which may hang in the kernel, in a child that is killed when time is up.
+    """Run *work*, which may hang in the kernel, in a child that is killed at the deadline.
 
-    The mount of a network file system listens to no other signal. Raises ``TimeoutError``,
-    and ``OSError`` if *work* did.
+    The mount of a network file system reacts to no other signal. Raises ``TimeoutError``, and
+    ``OSError`` if *work* did.
     """
     import select
 
@@ -301,7 +301,7 @@ def within(work: Callable[[], None], deadline: float) -> None:
             os.close(ended)
         pid, status = os.waitpid(child, os.WNOHANG)
         if not in_time:
-            raise TimeoutError("it did not answer")
+            raise TimeoutError("the server did not answer")
         if pid and status:
             number, _, reason = os.read(reader, 4096).decode(errors="replace").partition(" ")
             raise OSError(int(number or 0), reason or "the mount ended without a message")
@@ -310,7 +310,7 @@ def within(work: Callable[[], None], deadline: float) -> None:
 
 
 def exercise() -> None:
-    """Make pyroute2 load all that it loads only when it is used; changes nothing."""
+    """Load all modules that pyroute2 loads at its first use; changes nothing."""
     with Network() as net:
         net.missing_route("127.0.0.1")
         net.find("lo")

@@ -1,8 +1,7 @@
-"""Opening and creating paths that somebody else may be changing meanwhile.
+"""Opening and creating paths that another process may change at the same time.
 
-Everything root does below a directory that a user can write to goes through
-``openat2`` (openat2(2)) and descriptors: a checked path may be another one a moment
-later, an open descriptor is not.
+In a directory where a user can write, root uses only ``openat2`` (openat2(2)) and descriptors: a
+path may name another file a moment after a check, an open descriptor cannot.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ RENAME_EXCHANGE = 2
 
 
 def have_standard_streams() -> None:
-    """Open /dev/null for each standard stream that this process was started without.
+    """Open /dev/null for each missing standard stream of this process.
 
-    Or the next file that is opened would get the number of one, and messages would go into it.
+    Otherwise the next opened file gets its number, and messages are written into that file.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 class _OpenHow(ctypes.Structure):
@@ -53,27 +52,27 @@ _known: dict[tuple[int, int, int], object] = {}
 
 
 def open_beneath(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
-    """Open *path* below the directory *root* without following any symlink.
+    """Open *path* in the directory *root*; no symlink is followed.
 
-    For trees in which users can write. Raises ``OSError``: ELOOP for a symlink anywhere
-    on the way, EXDEV for an attempt to leave *root*.
+    For trees in which users can write. Raises ``OSError``: ELOOP for a symlink in the path, EXDEV
+    if the path leaves *root*.
     """
     return _openat2(root, path, flags, mode, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
 
 
 def open_entry(directory: int, name: str, flags: int) -> int:
-    """Open what is in the open *directory* under *name*, not what is mounted over it.
+    """Open the entry *name* of the open *directory*, not a mount on it.
 
-    Raises ``OSError``: EXDEV where something is mounted, ELOOP for a symlink.
+    Raises ``OSError``: EXDEV for a mount point, ELOOP for a symlink.
     """
     return _openat2(directory, name, flags, 0, _ENTRY)
 
 
 def open_regular(directory: int, path: str, flags: int = os.O_RDONLY) -> int:
-    """Open the regular file *path* below *directory* without following any symlink.
+    """Open the regular file *path* in *directory*; no symlink is followed.
 
-    What it is is known before it is opened: a fifo does not block, a device is not started. Raises
-    ``OSError``: EBUSY if it is not a regular file.
+    The type is checked before: a FIFO does not block, a device is not started. Raises ``OSError``:
+    EBUSY if it is not a regular file.
     """
     item = open_beneath(directory, path, os.O_PATH | os.O_NOFOLLOW)
     try:
@@ -85,8 +84,8 @@ def open_regular(directory: int, path: str, flags: int = os.O_RDONLY) -> int:
 
 
 def make_directories(root: int, path: str, mode: int) -> None:
-    """Make the directory *path* in the open *root* if it is missing, no symlink followed; those
-    that are new get *mode*, as far as the umask allows.
+    """Create the directory *path* and its parents in the open *root*; no symlink is followed. New
+    directories get *mode*, restricted by the umask.
     """
     parent = os.dup(root)
     try:
@@ -104,22 +103,22 @@ def make_directories(root: int, path: str, mode: int) -> None:
 
 
 def names(directory: int | str | os.PathLike[str]) -> list[str]:
-    """What is in *directory* now, an open one or a path.
+    """The present names in *directory*, an open one or a path.
 
-    ``os.listdir`` alone shows on btrfs what was in an open directory when it was opened or last
-    listed (since Linux 6.5; fs/btrfs/inode.c, btrfs_opendir and btrfs_dir_llseek).
+    On btrfs, ``os.listdir`` alone returns the names at the time when the directory was opened or
+    last listed (since Linux 6.5; fs/btrfs/inode.c, btrfs_opendir and btrfs_dir_llseek).
     """
     if isinstance(directory, int):
         os.lseek(directory, 0, os.SEEK_SET)
-    return os.listdir(directory)  # noqa: TID251  # what it is banned for has just been prevented
+    return os.listdir(directory)  # noqa: TID251  # the seek above makes the names current
 
 
 def entries(directory: int | str | os.PathLike[str]) -> os._ScandirIterator[str]:
-    """The same as ``os.scandir`` has it: for a ``with`` statement."""
+    """The entries, like ``os.scandir``; for a ``with`` statement."""
     if isinstance(directory, int):
         os.lseek(directory, 0, os.SEEK_SET)
         return os.scandir(directory)  # noqa: TID251  # as above
-    return os.scandir(os.fspath(directory))  # noqa: TID251  # a path is opened again
+    return os.scandir(os.fspath(directory))  # noqa: TID251  # the path is opened here
 
 
 def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
@@ -139,8 +138,8 @@ def _openat2(root: int, path: str, flags: int, mode: int, resolve: int) -> int:
         try:
             return kernel.syscall(kernel.SYS_OPENAT2, root, raw, how, _HOW_SIZE, name=path)
         except BlockingIOError:
-            # A rename raced with the walk (openat2(2), EAGAIN): ask again. An attacker
-            # could renew that for ever only by renaming faster than the kernel walks.
+            # A rename raced with the walk (openat2(2), EAGAIN): retry. An attacker would have to
+            # rename faster than the kernel walks to keep this loop running.
             continue
 
 
@@ -155,9 +154,9 @@ def _how(flags: int, mode: int, resolve: int) -> object:
 def rename(
     source_directory: int, source: str, target_directory: int, target: str, *, flags: int = 0
 ) -> None:
-    """``renameat2``: with ``RENAME_EXCHANGE`` both names swap what they name, atomically;
-    with ``RENAME_NOREPLACE`` an existing target is ``FileExistsError``, also on filesystems
-    that know no flags (NFS, 9p: EINVAL, see fs/nfs/dir.c, nfs_rename).
+    """``renameat2``: ``RENAME_EXCHANGE`` exchanges both names atomically; ``RENAME_NOREPLACE``
+    raises ``FileExistsError`` for an existing target, also on filesystems without flags (NFS, 9p:
+    EINVAL, see fs/nfs/dir.c, nfs_rename).
     """
     if not kernel.libc.renameat2(
         source_directory, os.fsencode(source), target_directory, os.fsencode(target), flags
@@ -184,14 +183,14 @@ def _rename_without_flags(
     try:
         os.stat(target, dir_fd=target_directory, follow_symlinks=False)
     except FileNotFoundError:
-        # What appears now is replaced only if it is an empty directory (rename(2)).
+        # A directory that appears here is replaced only if it is empty (rename(2)).
         os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
         return
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
 
 
 def write_atomically(path: str, content: bytes, mode: int = 0o644) -> None:
-    """Replace *path* by *content* so that a power cut leaves the old or the new one."""
+    """Replace the content of *path* so that a power cut leaves the old or the new content."""
     temporary = f"{path}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
@@ -209,14 +208,14 @@ def write_atomically(path: str, content: bytes, mode: int = 0o644) -> None:
 
 
 def write_whole(fd: int, content: bytes) -> None:
-    """Write all of *content*: write(2) may take less than it was given."""
+    """Write all of *content*: write(2) may write less than it is given."""
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def sync_directory(path: str) -> None:
-    """Make the names in the directory *path* survive a power cut."""
+    """Write the names in the directory *path* to its disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -225,12 +224,12 @@ def sync_directory(path: str) -> None:
 
 
 def read(path: str, limit: int = 1 << 20) -> bytes:
-    """Return at most *limit* bytes of a file; the cheap way to read /proc and /sys."""
+    """Return at most *limit* bytes of a file; the fast way to read /proc and /sys."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
         left = limit
-        # A buffer of that size is allocated first, however short the file is.
+        # A buffer of that size is allocated, even for a short file.
         while left > 0 and (part := os.read(fd, min(left, 1 << 17))):
             parts.append(part)
             left -= len(part)

@@ -1,4 +1,4 @@
-"""Running another program and hearing what it says, within the import budget."""
+"""Running another program and reading its output, with few imports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from ephemeroot.errors import EphemerootError
 
 FOLDERS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
-"""Where programs are looked for; PATH is whatever the caller's caller made it."""
+"""The search path: PATH may have any value."""
 
 
 def find(name: str) -> str | None:
@@ -20,16 +20,17 @@ def find(name: str) -> str | None:
 
 
 def run(name: str, *words: str, given: str | None = None) -> str:
-    """Run a program to its end; return what it wrote to stdout. Its stdin has the text *given*, or
-    is /dev/null.
+    """Run a program to its end; return its stdout. Its stdin is the text *given*, or /dev/null.
 
-    Raises ``EphemerootError`` with the last line that it wrote to stderr if it is missing
-    or does not end with status 0.
+    Raises ``EphemerootError`` with the last line of its stderr if it ends with a status other than
+    0, and if it is missing.
     """
     path = find(name)
     if path is None:
-        raise EphemerootError(f"the program {name} is not installed", "install its package")
-    # Not pipes: a program that says much would wait for a reader that waits for its end.
+        raise EphemerootError(
+            f"the program {name} is not installed", f"install the package that contains {name}"
+        )
+    # Files instead of pipes: a program with much output would block on a full pipe.
     out, err = os.memfd_create("stdout"), os.memfd_create("stderr")
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     source = null if given is None else os.memfd_create("stdin")

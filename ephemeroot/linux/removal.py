@@ -1,7 +1,7 @@
 """Removing a tree: the only function of the program that does so.
 
 ``shutil.rmtree`` and ``tempfile.TemporaryDirectory`` are banned (pyproject.toml, TID251): they take
-a path, which can lead elsewhere by the time it is used, and they remove any mount below it.
+a path, which may lead elsewhere when it is used, and they remove the content of mounts.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ def remove(
 ) -> bool:
     """Remove the entry *name* of the open directory *parent* and everything below it.
 
-    Returns whether it is gone: at *deadline* (``time.monotonic()``) the rest is left. A missing
-    entry is not an error. Raises ``OSError``: EXDEV at a directory that is a mount point, EBUSY
-    at another file that is one, EXDEV at a btrfs subvolume unless *subvolumes*. What is mounted
-    is never touched, and neither is such a subvolume. *unlock* is for copies of our own that are
-    not finished: their flags i and a (chattr(1)) and the read-only ones of *subvolumes* are not
-    obstacle.
+    Returns whether it is removed: after *deadline* (``time.monotonic()``) the rest stays. A missing
+    entry is not an error. Raises ``OSError``: EXDEV for a directory that is a mount point, EBUSY
+    for another file that is one, EXDEV for a btrfs subvolume unless *subvolumes*. Mounts, and such
+    subvolumes, are never touched. *unlock* is for incomplete copies of our own: their flags i and a
+    (chattr(1)), and the read-only flags of *subvolumes*, are cleared.
     """
     if not _is_directory_after_unlink(parent, name, unlock):
         return True
@@ -56,7 +55,7 @@ def remove(
 
 
 def _enter(here: Walk, device: int | None, unlock: bool) -> None:
-    """What is to be done before anything in the directory is removed."""
+    """Prepare the directory for the removal of its entries."""
     _require_device(here, device)
     if unlock:
         if subvolume.is_read_only(here.fd):
@@ -65,15 +64,15 @@ def _enter(here: Walk, device: int | None, unlock: bool) -> None:
 
 
 def _require_device(here: Walk, device: int | None) -> None:
-    """Stop at a subvolume. Within one mount only a subvolume has another device number (on
-    btrfs, where its inode is 256; on other filesystems 256 is an inode like any other).
+    """Stop at a subvolume. Within one mount, only a subvolume has another device number (on btrfs,
+    with inode 256; on other filesystems 256 is an ordinary inode).
     """
     if device is not None and os.fstat(here.fd).st_dev != device:
         raise OSError(errno.EXDEV, "is a subvolume", here.path)
 
 
 def _unlink_all_but_directories(directory: int, deadline: float | None, unlock: bool) -> list[str]:
-    """The directories that are left; when time is up, whatever has been seen by then."""
+    """Unlink all entries that are not directories; return the directories. Stops at *deadline*."""
     found = []
     for name in paths.names(directory):
         if deadline is not None and time.monotonic() >= deadline:
@@ -84,13 +83,13 @@ def _unlink_all_but_directories(directory: int, deadline: float | None, unlock: 
 
 
 def _is_directory_after_unlink(directory: int, name: str, unlock: bool) -> bool:
-    """Unlink *name*, unless it is a directory: then nothing has been done."""
+    """Unlink *name*, unless it is a directory; return whether it is one."""
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
         pass
     except (IsADirectoryError, PermissionError):
-        # EPERM: by POSIX a directory, by Linux a file that is immutable (chattr(1)).
+        # EPERM is a directory by POSIX, and an immutable file (chattr(1)) on Linux.
         if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             return True
         fd = immutable.open_entry(directory, name) if unlock else -1

@@ -1,4 +1,4 @@
-"""Words of a command that somebody copies from a hint into a shell."""
+"""Words of a command in a hint, to be pasted into a shell."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 def quoted(word: str) -> str:
-    """*word* for a shell, in double quotes if it needs any: hints have their commands in single
-    ones. What a user has named, such as the hold of a snapshot, can be any text.
+    """*word* for a shell, in double quotes if necessary, because hints have their commands in
+    single quotes. A word that a user has chosen, such as the hold of a snapshot, may be any text.
     """
     if word and set(word) <= _PLAIN:
         return word

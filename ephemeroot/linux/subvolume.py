@@ -1,4 +1,4 @@
-"""Btrfs subvolumes inside what is copied or removed, by ioctl: no library is needed for these."""
+"""Btrfs subvolumes by ioctl, for copying and removing trees: no library is needed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ROOT_INODE = 256
 
 
 def create(directory: int, name: str) -> bool:
-    """Create an empty subvolume in the open *directory*; ``False`` where that cannot be done, as on
-    any other filesystem.
+    """Create an empty subvolume in the open *directory*; ``False`` if that is not possible, as on
+    other filesystems.
     """
     encoded = os.fsencode(name)
     if len(encoded) > 255:
@@ -31,7 +31,7 @@ def create(directory: int, name: str) -> bool:
 
 
 def is_one(fd: int) -> bool:
-    """Whether the open directory is a subvolume's own."""
+    """Whether the open directory is the top of a subvolume."""
     return _flags(fd) is not None
 
 
@@ -52,13 +52,13 @@ def _flags(fd: int) -> int | None:
     answer = bytearray(8)
     try:
         fcntl.ioctl(fd, _SUBVOL_GETFLAGS, answer)
-    except OSError:  # another filesystem
+    except OSError:  # not btrfs
         return None
     return int.from_bytes(answer, sys.byteorder)
 
 
 def flattened(paths: list[str], top: str) -> str:
-    """What is said of subvolumes that became directories; *paths* are relative to *top*."""
+    """The message about subvolumes that became directories; *paths* are relative to *top*."""
     names = ", ".join(f"{top}/{path}".rstrip("/") for path in paths[:3])
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     if len(paths) == 1:

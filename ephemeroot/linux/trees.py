@@ -1,4 +1,4 @@
-"""Copying one directory with all that is in it, however deep."""
+"""Copying one directory with all entries, of any depth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ephemeroot.linux.layers import Layers
 
     class Copier(Protocol):
-        """Who copies what is not a directory (``copying.Copier``), as far as it is asked here."""
+        """The part of ``copying.Copier`` that copies entries other than directories."""
 
         entries: int
         exhausted: OutOfBounds | None
@@ -37,15 +37,16 @@ if TYPE_CHECKING:
         ) -> None: ...  # fmt: skip
 
 
-# Bounds that one entry can exceed and the next one not.
+# Bounds that one entry may exceed while the next does not.
 _OF_AN_ENTRY = ("file_bytes", "depth")
 
 
 class Tree:
-    """The copy of one directory, however deep it is: with a few descriptors on either side.
+    """The copy of one directory of any depth, with few open descriptors.
 
-    With *layers* the source is an overlay. What only its lower layer has is copied from that layer,
-    as a tree *inside* this one; *base* is the target of the outer one, and the path there.
+    With *layers*, the source is an overlay. Entries that only its lower layer has are copied from
+    that layer, as a tree *inside* this one; *base* is the target of the outer tree and the path in
+    it.
     """
 
     __slots__ = (
@@ -84,7 +85,7 @@ class Tree:
             raise
 
     def copy(self) -> None:
-        """Copy it all; raises as ``Copier`` says."""
+        """Copy everything. Raises the errors of ``Copier``."""
         try:
             while True:
                 if self.left[-1]:
@@ -113,7 +114,7 @@ class Tree:
         return f"{inside}/{name}".strip("/") if name else inside
 
     def _names(self) -> list[str]:
-        """The names in the directory at hand, each of them counted."""
+        """The names in the present directory; counts each of them."""
         names: list[str] = []
         with paths.entries(self.here.fd) as found:
             for entry in found:
@@ -151,8 +152,8 @@ class Tree:
             copier.skipped(self._path(name), error.strerror or str(error))
 
     def _leave_out_rest(self, reason: OutOfBounds) -> None:
-        """There is no time, or no room for names, for anything more: each directory says how much
-        of it is missing.
+        """Leave out all remaining entries after the deadline or the limit of entries, with a report
+        for each directory.
         """
         inside = self._path().split("/") if self._path() else []
         for depth, names in enumerate(self.left):
@@ -163,8 +164,8 @@ class Tree:
                 names.clear()
 
     def _from_lower(self, name: str, layers: Layers) -> bool:
-        """Copy the entry *name* of the lower layer, if only that layer has it; whether that was
-        done. The overlay may not show it, and its numbers are not those of the layer.
+        """Copy the entry *name* of the lower layer if only that layer has it; return whether it was
+        copied. The overlay may not show it, and its inode numbers differ from the layer's.
         """
         path = self._path(name)
         status = layers.from_lower(path)
@@ -227,9 +228,7 @@ class Tree:
         self.left.append(names)
 
     def _abandon(self, name: str, depth: int) -> None:
-        """The directory *name* could not be made as it must be: the copy continues at *depth*,
-        where the next entries belong.
-        """
+        """The directory *name* is incomplete: continue at *depth* with the next entries."""
         new = self._new
         if new.depth > depth:
             new.climb()
@@ -243,14 +242,14 @@ class Tree:
             os.mkdir(name, 0o700, dir_fd=new.fd)
         new.enter(name)
         if made:
-            os.fchmod(new.fd, 0o700)  # only root can have entered it: the workshop is closed
+            os.fchmod(new.fd, 0o700)  # only root can have entered it, inside the workshop
         elif subvolume:
             self.copier.flattened.append(self._path())
         _require_new(new.fd)
         self.copier.entries += 1
 
     def _finish(self) -> None:
-        """All entries are there: the directory gets its attributes."""
+        """Set the attributes of the directory after its last entry."""
         skipped, failed = self.copier.skipped, None
         if skipped is not None:
             path = self._path()
@@ -272,9 +271,7 @@ class Tree:
             subvolumes.set_read_only(new, True)
 
     def _leave(self) -> None:
-        """Go up; what was not copied of directories that another process moved away is lost from
-        sight.
-        """
+        """Go up. Entries in directories that another process has moved away are not copied."""
         self.left.pop()
         path = self._path()
         names = self.here.climb()
@@ -284,12 +281,12 @@ class Tree:
             self._new.leave()
         if len(names) > 1:
             if self.copier.skipped is None:
-                raise OSError(errno.EBUSY, "moved away while it was copied", path)
-            self.copier.skipped(self._path(names[0]), "moved away while it was copied")
+                raise OSError(errno.EBUSY, "moved by another process during the copy", path)
+            self.copier.skipped(self._path(names[0]), "moved by another process during the copy")
 
 
 def _require_new(fd: int) -> None:
-    """Whether the directory is what was made a moment ago: root's, closed to all others."""
+    """Require that the directory is the one just created: root's, closed to all others."""
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or status.st_mode & 0o777 != 0o700:
         raise OSError(errno.EBUSY, "replaced while it was created")

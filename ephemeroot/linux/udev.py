@@ -1,4 +1,4 @@
-"""Waiting for a device with udev's own events. Imported only when one must be waited for."""
+"""Waiting for a device by udev's events. Imported only if a device must be waited for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-# What pyudev imports and only mentions: another program run, a time elapsed, a thread of its own.
-# They and what they bring are a thirtieth of the image.
+# Modules that pyudev imports but does not use here: subprocess, timing, threads. With their own
+# imports they are a thirtieth of the image.
 _ONLY_MENTIONED = ("datetime", "subprocess", "threading")
 
 
 class _StandIn(type(sys)):  # type: ignore[misc]
-    """A module in whose place anything can be mentioned, and little be done."""
+    """A stand-in for a module, with attributes of any name."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -27,10 +27,10 @@ class _StandIn(type(sys)):  # type: ignore[misc]
 
 
 def load() -> ModuleType:
-    """pyudev. Raises ``ImportError`` if it, or libudev, is missing.
+    """Import pyudev. Raises ``ImportError`` if it, or libudev, is missing.
 
-    It finds its library through ``ctypes.util``, which runs ldconfig or a compiler: in an
-    initramfs is neither, so it is told. What else that module does is nothing to pyudev.
+    pyudev finds its library through ``ctypes.util``, which runs ldconfig or a compiler. An
+    initramfs has neither, so the name is given here; pyudev uses nothing else of that module.
     """
     absent = [name for name in ("ctypes.util", *_ONLY_MENTIONED) if name not in sys.modules]
     for name in absent:
@@ -38,7 +38,7 @@ def load() -> ModuleType:
     if "ctypes.util" in absent:
         sys.modules["ctypes.util"].find_library = "lib{}.so.1".format  # type: ignore[attr-defined]
     try:
-        import collections.abc  # noqa: F401  # pyudev uses it and leaves the import to them
+        import collections.abc  # noqa: F401  # pyudev uses it without importing it
 
         import pyudev
 
@@ -55,15 +55,15 @@ def load() -> ModuleType:
 
 
 def wait_for(path: str, seconds: float) -> bool:
-    """Wait until *path* in /dev is there, at most *seconds* (0: without end); whether it is.
+    """Wait until *path* in /dev exists, at most *seconds* (0: no limit); return whether it does.
 
-    Events come after udev has made the links, so nothing is looked for in between. Raises
-    ``ImportError`` without pyudev, ``OSError`` if the kernel gives no events.
+    Events arrive after udev has made the links, so there is no polling. Raises ``ImportError``
+    without pyudev, and ``OSError`` if the kernel sends no events.
     """
     pyudev = load()
     monitor = pyudev.Monitor.from_netlink(pyudev.Context())
     monitor.filter_by("block")
-    # From now on events are kept for us: what appears before the first look is not a loss.
+    # Events are queued from here, so a device that appears before the first check is not missed.
     monitor.start()
     end = time.monotonic() + seconds
     while not os.path.exists(path):

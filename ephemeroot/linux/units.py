@@ -1,8 +1,7 @@
-"""Names of systemd units, and of the private mounts that are called like them.
+"""Names of systemd units, and of private mounts with the same names.
 
-``escape_path`` is ``systemd-escape --path`` (systemd.unit(5), "String Escaping for
-Inclusion in Unit Names"): different paths never share a name, and the path can be had
-back from it.
+``escape_path`` is ``systemd-escape --path`` (systemd.unit(5), "String Escaping for Inclusion in
+Unit Names"): different paths have different names, and the path can be recovered from its name.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ _PLAIN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvw
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 LONGEST = 255
-"""Bytes in a unit's name, the suffix included (systemd, src/basic/unit-name.h: 256 with NUL)."""
+"""Maximum length in bytes of a unit's name with its suffix (systemd, src/basic/unit-name.h)."""
 
 
 def escape_path(path: str) -> str:
@@ -45,7 +44,7 @@ def unescape_path(name: str) -> str:
 
 
 def _unescape(text: str) -> str:
-    """Undo ``\\xNN``; what is none stays, and is noticed by who escapes it again."""
+    """Decode ``\\xNN``; other text is unchanged, which re-escaping detects."""
     out = bytearray()
     position = 0
     while position < len(text):

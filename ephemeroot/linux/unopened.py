@@ -1,7 +1,7 @@
-"""Devices that nothing was made of: a LUKS that is not unlocked, a mirror that is not started.
+"""Unopened devices: a LUKS volume that is not unlocked, an array that is not started.
 
-What an initramfs opens is said by its kernel command line; where a device is missing, the word that
-is missing there is mostly the reason.
+The kernel command line tells an initramfs which devices to open. If a device is missing, a missing
+parameter is usually the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from ephemeroot.linux import duplicates, paths
 
 
 def hint(database: str | None = None, sysfs: str = "/sys") -> str:
-    """A line for people, or ``""`` if there is none; *database* is udev's."""
+    """A line for the message, or ``""``; *database* is udev's."""
     folder = database or duplicates.DATABASE
     found = []
     try:
@@ -20,7 +20,7 @@ def hint(database: str | None = None, sysfs: str = "/sys") -> str:
     for name in names:
         try:
             lines = paths.read(f"{folder}/{name}", 1 << 20).split(b"\n")
-        except OSError:  # the device has just gone
+        except OSError:  # removed meanwhile
             continue
         properties = duplicates.properties(lines)
         word = _word(properties)
@@ -28,7 +28,7 @@ def hint(database: str | None = None, sysfs: str = "/sys") -> str:
             found.append(f"{duplicates.device_name(name[1:], sysfs)} ({word})")
     if not found:
         return ""
-    from ephemeroot import amounts  # only a failure needs it
+    from ephemeroot import amounts  # imported only for an error
 
     return (
         f"no device was assembled from {amounts.listed(found)}: add dracut's parameter to the "
@@ -37,7 +37,7 @@ def hint(database: str | None = None, sysfs: str = "/sys") -> str:
 
 
 def _word(properties: dict[str, str]) -> str:
-    """The word with which dracut opens the device (dracut.cmdline(7))."""
+    """The parameter with which dracut opens the device (dracut.cmdline(7))."""
     kind, uuid = properties.get("ID_FS_TYPE", ""), properties.get("ID_FS_UUID", "")
     if kind == "crypto_LUKS":
         return f"rd.luks.uuid=luks-{uuid}"

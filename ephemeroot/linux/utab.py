@@ -1,10 +1,9 @@
-"""libmount's private table: the options of mounts that only user space reads.
+"""libmount's private table of mount options that only user space reads.
 
-util-linux keeps in ``/run/mount/utab`` what the kernel does not (``x-gvfs-hide``). A
-line is matched to a mount by source, root and target (libmount/src/tab_parse.c,
-``mnt_table_merge_user_fs``), so it can be written before ``switch_root`` if the target
-is named as it will be called afterwards. libmount reads and writes the whole table for
-each mount; all our lines go in at once.
+util-linux keeps options that the kernel does not have (``x-gvfs-hide``) in ``/run/mount/utab``. A
+line matches a mount by source, root and target (libmount/src/tab_parse.c,
+``mnt_table_merge_user_fs``), so it can be written before ``switch_root`` with the later target.
+libmount reads and writes the whole table for each mount; this module adds all lines at once.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ PATH = "/run/mount/utab"
 
 
 def add(table: str, root: str, places: list[str], options: list[str]) -> int:
-    """Give the mounts at *places* below *root* the user-space *options*.
+    """Add the user-space *options* to the mounts at *places* under *root*.
 
-    *places* are paths as they are called once *root* is the root. Returns for how many
-    of them a mount was found. Raises ``OSError`` if the table cannot be written.
+    *places* are paths after *root* has become the root. Returns the number of places with a mount.
+    Raises ``OSError`` if the table cannot be written.
     """
     top = {mount.point: mount for mount in mountinfo.mounts()}
     base = root.rstrip("/")
@@ -50,7 +49,7 @@ def _existing(table: str) -> bytes:
 
 
 def escape(text: str) -> str:
-    """Octal escapes as libmount's ``mangle`` writes them: blank, tab, newline, backslash."""
+    """Octal escapes like libmount's ``mangle``: blank, tab, newline, backslash."""
     out = text.replace("\\", "\\134")
     for character in " \t\n":
         out = out.replace(character, f"\\{ord(character):03o}")

@@ -1,8 +1,8 @@
-"""The kinds of values that a plan and a wiper's options have: the one vocabulary of all tables.
+"""The kinds of values in a plan and in a wiper's options, for all tables.
 
-A table is a tuple of ``Option``: the fields of an operation, the options of a wiper. With the same
-words ``config/kinds.py`` says how a person writes such a value in the configuration; that half
-parses text, suggests and makes a JSON Schema, and is not in the initramfs.
+A table is a tuple of ``Option``: the fields of an operation, or the options of a wiper.
+``config/kinds.py`` has the same kinds for values in the configuration: it parses text, makes
+suggestions and a JSON Schema, and is not in the initramfs.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 REQUIRED = object()
-"""The default of an option that has none."""
+"""The default of an option without a default."""
 
 
 def number(text: str | bytes, most: int = 18) -> int | None:
-    """The number that *text* writes with one to *most* decimal digits; ``None`` for other text.
+    """The number in *text*, which must be one to *most* decimal digits; ``None`` for other text.
 
-    ``str.isdigit`` alone does not do: it accepts ``²``, which ``int`` refuses, and ``int`` refuses
-    more than 4,300 digits (sys.set_int_max_str_digits).
+    ``str.isdigit`` alone accepts ``²``, which ``int`` refuses, and ``int`` refuses more than 4,300
+    digits (sys.set_int_max_str_digits).
     """
     if not (text.isascii() and text.isdigit() and len(text) <= most):
         return None
@@ -29,9 +29,9 @@ def number(text: str | bytes, most: int = 18) -> int | None:
 class Option:
     """One key of a table.
 
-    ``kind`` is a word of ``CHECKS``, or the words of which the value is one. ``default`` is what
-    the plan gets if the key is left out; where it is ``None``, ``None`` is a value, too. ``help``
-    is one line for the reference, the manual and the JSON Schema.
+    ``kind`` is a key of ``CHECKS``, or a tuple of allowed words. ``default`` is the value in the
+    plan if the key is left out; if it is ``None``, ``None`` is also a valid value. ``help`` is one
+    line for the reference, the manual and the JSON Schema.
     """
 
     __slots__ = ("default", "help", "kind", "name")
@@ -44,17 +44,17 @@ class Option:
 
     @property
     def key(self) -> str:
-        """Its name in JSON and TOML: of the attribute ``mount_point``, ``mount-point``."""
+        """The name in JSON and TOML: ``mount-point`` for the attribute ``mount_point``."""
         return self.name.replace("_", "-")
 
     def fits(self, value: object) -> bool:
-        """Whether *value* is one that a plan can have for it: a plan may be damaged."""
+        """Whether *value* is valid for it: a plan may be damaged."""
         return (value is None and self.default is None) or fits(self.kind, value)
 
 
 class Finding:
-    """A mistake in an option's value, found by ``Wiper.validate``: ``key`` is the option,
-    ``hint`` what to do.
+    """A mistake in an option's value, found by ``Wiper.validate``: ``key`` is the option, ``hint``
+    the correction.
     """
 
     __slots__ = ("hint", "key", "reason", "warning")
@@ -67,7 +67,7 @@ class Finding:
 
 
 def fits(kind: str | tuple[str, ...], value: object) -> bool:
-    """Whether *value* is of this *kind*. Raises ``KeyError`` for an unknown word."""
+    """Whether *value* is of this *kind*. Raises ``KeyError`` for an unknown kind."""
     if isinstance(kind, tuple):
         return isinstance(value, str) and value in kind
     return CHECKS[kind](value)
@@ -80,7 +80,7 @@ def describe(kind: str | tuple[str, ...]) -> str:
 
 def misfit(options: Iterable[Option], values: Mapping[str, object]) -> str:
     """The name of the first of *options* whose value is not of its kind; empty if there is none. A
-    key that was left out, or whose value is ``None``, fits.
+    missing key, or the value ``None``, is valid.
     """
     for option in options:
         value = values.get(option.name)
@@ -97,7 +97,7 @@ def is_path(value: object) -> bool:
 
 
 def is_relative(value: object) -> bool:
-    """Whether *value* is a clean path below something; the empty string is that itself."""
+    """Whether *value* is a clean relative path; the empty string is the directory itself."""
     return value == "" or (isinstance(value, str) and is_path("/" + value))
 
 
@@ -106,7 +106,7 @@ def _is_name(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """Whether it can be given to the kernel: half of a surrogate pair stands for no byte."""
+    """Whether it can be passed to the kernel: half of a surrogate pair is not a byte."""
     if not isinstance(value, str) or value == "" or "\0" in value:
         return False
     try:
@@ -139,7 +139,7 @@ def _number(most: int) -> Callable[[object], bool]:
 LARGEST_INTEGER = 1_000_000_000
 LARGEST_DAYS = 100_000
 LONGEST = 86400
-"""Seconds of the longest time that anything waits."""
+"""The longest timeout in seconds."""
 
 CHECKS: dict[str, Callable[[object], bool]] = {
     "boolean": lambda value: isinstance(value, bool),
@@ -148,7 +148,7 @@ CHECKS: dict[str, Callable[[object], bool]] = {
     "seconds": _number(LONGEST),
     "size": _number((1 << 63) - 1),
     "mode": _number(0o7777),
-    # 2**32 - 1 is "leave it alone" to chown(2).
+    # 2**32 - 1 means "no change" to chown(2).
     "user or group id": _number(2**32 - 2),
     "string": lambda value: isinstance(value, str) and "\0" not in value,
     "text": _is_text,
@@ -162,6 +162,6 @@ CHECKS: dict[str, Callable[[object], bool]] = {
     "volume": is_path,
     "table": _is_table,
 }
-"""Each kind, and whether a value of a plan is of it: sizes are in bytes, modes are numbers, an
-amount is a number of bytes or a percentage with its sign, as text. A ``path`` is relative (to the
-top of a filesystem, or of a store), a ``volume`` is a mount point."""
+"""The check of each kind for a value in a plan. Sizes are in bytes, modes are numbers, an amount is
+a number of bytes or a percentage with its sign, as text. A ``path`` is relative (to the top of a
+filesystem, or of a store), a ``volume`` is a mount point."""

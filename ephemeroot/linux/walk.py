@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Walk:
     """A walk down a tree and up again with one open directory, ``fd``.
 
-    A tree can be deeper than a process may have descriptors, and than Python recurses.
-    ``path`` is relative to the open *top*, and begins with the directory *name*. The walk never
-    enters a mount and never follows a link. Raises ``OSError``: EXDEV if *name* is a mount point.
+    A tree may be deeper than the number of descriptors of a process, and than Python's recursion
+    limit. ``path`` is relative to the open *top*, and begins with the directory *name*. The walk
+    does not enter mounts or follow links. Raises ``OSError``: EXDEV if *name* is a mount point.
     """
 
     __slots__ = ("_above", "_first", "_names", "fd")
@@ -64,18 +64,18 @@ class Walk:
         above = os.open("..", flags, dir_fd=self.fd)
         if _identity(above) != self._above[-1]:
             os.close(above)
-            raise OSError(errno.EBUSY, "moved away while it was walked", self.path)
+            raise OSError(errno.EBUSY, "moved by another process during the walk", self.path)
         os.close(self.fd)
         self.fd = above
         self._above.pop()
         return self._names.pop()
 
     def climb(self) -> list[str]:
-        """Like ``leave``, and not stopped by a directory that another process moved meanwhile:
-        the walk continues in the innermost directory above it that is still in its place.
+        """Like ``leave``, but continues if another process moved the directory: in the innermost
+        directory above it that is still in its place.
 
-        Returns the names of the directories that were left, outermost first: one, or several in
-        that case. The first directory of the walk is always found again, and never left.
+        Returns the names of the directories that were left, outermost first: more than one only in
+        that case. The first directory of the walk is always found, and never left.
         """
         if self.depth < 2:
             raise ValueError("the first directory is never left")
@@ -111,11 +111,11 @@ class Walk:
 def below(
     top: int, name: str, meter: Meter, without: Container[str] = frozenset()
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """The entries below the directory *name* of the open *top*, each with its status, however deep.
+    """The entries under the directory *name* of the open *top*, each with its status, at any depth.
 
-    Paths are relative to *name*; those in *without* are left out with everything below them. Mounts
-    are not entered, and everything that cannot be read or has gone meanwhile is passed over. Raises
-    ``OSError`` if *name* itself cannot be read, and ``OutOfBounds``.
+    Paths are relative to *name*; those in *without* are left out with everything under them. Mounts
+    are not entered, and unreadable or deleted entries are skipped. Raises ``OSError`` if *name*
+    itself cannot be read, and ``OutOfBounds``.
     """
     here = Walk(top, name)
     try:

@@ -1,9 +1,9 @@
-"""Where root builds what a user will have: a directory that only root can enter.
+"""A directory that only root can enter, for building files that users will own.
 
-An entry built there is finished (owner, mode, ACL, extended attributes, times, flags) before it has
-a name in a directory where a user can write, and it arrives there by one rename. What leaves such a
-directory is moved into the workshop first and looked at there, where its name cannot be made to
-mean something else.
+An entry is finished there (owner, mode, ACL, extended attributes, times, flags) before it gets a
+name in a directory where a user can write; one rename puts it in place. An entry that is removed
+from such a directory is first moved into the workshop and checked there, where users cannot
+exchange it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PREFIX = ".ephemeroot-new-"
-"""How the names of workshops begin, in directories of users as well."""
+"""The prefix of the names of workshops, also in users' directories."""
 
 _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
@@ -32,21 +32,21 @@ _CLOCK_REALTIME_COARSE = 5
 
 _INSIDE = "work"
 _MARK = "trusted.ephemeroot.workshop"
-_OURS, _FOREIGN = b"1", b"2"  # all that is in it was made there; something may have been taken in
+_OURS, _FOREIGN = b"1", b"2"  # only entries made there; may contain entries of the place
 
 
 class Workshop:
-    """A directory that only root can enter, for what will be in the open directory *place*.
+    """A directory that only root can enter, for new entries of the open directory *place*.
 
-    ``fd`` is the open directory, ``name`` is its name where it was made. If possible it is made in
-    the open directory *preferred*, which only root can write (a store's own records): that takes
-    the same mount, subvolume, project and encryption policy, for a rename crosses none of these.
-    Otherwise it is made in *place*, where it inherits all four. There, users can rename it but not
-    enter it. It is two nested directories: the outer one was opened by its name in
-    *place* and could have been exchanged, so it is verified (root's, mode 0700, empty, made just
-    now) and never changed; the inner one cannot have been exchanged.
+    ``fd`` is the open directory, ``name`` its name. If possible it is made in the open directory
+    *preferred*, which only root can write (a store's own records). That needs the same mount,
+    subvolume, project and encryption policy, because a rename cannot cross any of these. Otherwise
+    it is made in *place*, where it inherits all four. There, users can rename it but not enter it.
+    It consists of two nested directories: the outer one is opened by its name in *place* and could
+    have been exchanged, so it is verified (root's, mode 0700, empty, just created) and never
+    changed; the inner one cannot have been exchanged.
 
-    Use it in a ``with`` statement: leaving it removes it with all that is still in it.
+    Use it in a ``with`` statement, which removes it with all remaining content.
     """
 
     __slots__ = ("_announce", "_foreign", "_outer", "_parent", "fd", "name", "place")
@@ -69,8 +69,8 @@ class Workshop:
             raise
 
     def _set_up(self) -> bool:
-        """Make the two directories; whether they are still there once the lock is held: until then
-        they look like what an interrupted run has left (``sweep_one``).
+        """Create the two directories; return whether they still exist once the lock is held. Until
+        then they look like those of an interrupted run (``sweep_one``).
         """
         self.name = f"{PREFIX}{os.urandom(8).hex()}"
         if self._announce is not None:
@@ -105,14 +105,14 @@ class Workshop:
             removal.remove(self.fd, name, subvolumes=not self._foreign, unlock=True)
 
     def _expect_foreign(self) -> None:
-        """Record that something of the place may be in here: its subvolumes are not ours."""
+        """Record that it may contain entries of the place, whose subvolumes are not ours."""
         if not self._foreign:
             self._foreign = True
             _mark(self.fd, _FOREIGN)
 
     def close(self) -> None:
-        """Remove what is left in it, and itself. Never raises ``OSError``: everything that cannot
-        be removed now is unused, and only root can enter it (``sweep``).
+        """Remove the remaining content and the workshop. Never raises ``OSError``: a rest that
+        cannot be removed is unused, and only root can enter it (``sweep``).
         """
         if self._outer >= 0:
             _remove(self._parent, self.name, self._outer, subvolumes=not self._foreign)
@@ -122,26 +122,26 @@ class Workshop:
         self.fd = self._outer = self._parent = -1
 
     def deliver(self, name: str, new_name: str) -> None:
-        """Give what is finished as *name* the name *new_name* in the place.
+        """Rename the finished *name* to *new_name* in the place.
 
-        Raises ``FileExistsError`` if that exists by now: nothing is ever replaced.
+        Raises ``FileExistsError`` if that exists: nothing is replaced.
         """
         how = paths.RENAME_NOREPLACE
         immutable.rename(self.fd, name, self.place, new_name, how=how)
 
     def replace(self, name: str, new_name: str, expected: os.stat_result) -> bool:
-        """Exchange what is finished as *name* with what the place has as *new_name*.
+        """Exchange the finished *name* with *new_name* of the place.
 
-        Returns whether that is done: what was displaced is then in the workshop, as *name*. It
-        must be what the caller has looked at (*expected*); if it is not, it is put back. Raises
-        ``OSError``: EBUSY if the place has a mount point there.
+        Returns whether that is done: the displaced entry is then in the workshop, as *name*. It
+        must be the entry that the caller has checked (*expected*), otherwise it is put back. Raises
+        ``OSError``: EBUSY if *new_name* is a mount point.
         """
         mine = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         self._expect_foreign()
         try:
             immutable.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
         except OSError as error:
-            # NFS and 9p exchange nothing. A plain rename replaces no directory by another thing.
+            # NFS and 9p cannot exchange names. A plain rename cannot replace a directory by a file.
             if error.errno != errno.EINVAL or stat.S_ISDIR(mine.st_mode):
                 raise
             immutable.rename(self.fd, name, self.place, new_name)
@@ -150,14 +150,14 @@ class Workshop:
             return True
         immutable.rename(self.fd, name, self.place, new_name, how=paths.RENAME_EXCHANGE)
         if not os.path.samestat(os.stat(name, dir_fd=self.fd, follow_symlinks=False), mine):
-            self._give_back(name, new_name)  # exchanged again meanwhile
+            self._give_back(name, new_name)  # exchanged by another process
         return False
 
     def take(self, name: str, expected: os.stat_result) -> str:
-        """Move what the place has as *name* into the workshop; return its name there.
+        """Move the entry *name* of the place into the workshop; return its name there.
 
-        Returns an empty name if it is not what the caller has looked at (*expected*): it is put
-        back then. Raises ``FileNotFoundError`` if it is gone.
+        Returns an empty name if it is not the entry that the caller has checked (*expected*), which
+        is then put back. Raises ``FileNotFoundError`` if it is missing.
         """
         taken = os.urandom(8).hex()
         self._expect_foreign()
@@ -169,7 +169,7 @@ class Workshop:
         return ""
 
     def _give_back(self, name: str, new_name: str) -> None:
-        """Return to the place what was not meant, under another name if its own is taken by now."""
+        """Return an unexpected entry to the place, under another name if its own is in use."""
         try:
             self.deliver(name, new_name)
         except FileExistsError:
@@ -177,7 +177,7 @@ class Workshop:
 
 
 def sweep(place: int) -> None:
-    """Remove the workshops that interrupted runs have left in the open directory *place*."""
+    """Remove the workshops of interrupted runs in the open directory *place*."""
     directory = _duplicate(place)
     try:
         with paths.entries(directory) as found:
@@ -189,9 +189,9 @@ def sweep(place: int) -> None:
 
 
 def sweep_one(directory: int, name: str) -> bool:
-    """Remove the workshop *name* of an interrupted run; whether it was one. Anything else that has
-    such a name stays: a user can give it to a directory of root's. Empty directories are removed
-    in any case: a run may be interrupted before it marks them, or while it removes them.
+    """Remove the workshop *name* of an interrupted run; return whether it was one. Other entries
+    with such a name stay: a user can give it to a directory of root's. Empty directories are always
+    removed: a run may be interrupted before it marks them, or while it removes them.
     """
     fds: list[int] = []
     try:
@@ -205,7 +205,7 @@ def sweep_one(directory: int, name: str) -> bool:
         mark = os.getxattr(fds[1], _MARK) if paths.names(fds[1]) else _OURS
         if mark not in (_OURS, _FOREIGN):
             return False
-        fcntl.flock(fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the run that works in it
+        fcntl.flock(fds[1], fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the run that uses it
         _remove(directory, name, fds[0], subvolumes=mark == _OURS)
     except OSError:
         return False
@@ -216,12 +216,12 @@ def sweep_one(directory: int, name: str) -> bool:
 
 
 def is_certain(parent: int, present: os.stat_result, owner: int) -> bool:
-    """Whether an existing entry that was opened by a name in the open directory *parent* may be
-    changed in place, and get the owner *owner*; *present* is its status by descriptor.
+    """Whether an entry that was opened by a name in the open directory *parent* may be changed in
+    place, and get the owner *owner*; *present* is its status by descriptor.
 
-    It must be beyond doubt that it is the entry that was meant. That holds if only root can write
-    *parent*, and also if it belongs to *owner* already: then that user could change it anyway. A
-    regular file with several names may be in another directory, too, and is never changed.
+    No user may be able to exchange it. That holds if only root can write to *parent*, and also if
+    it already belongs to *owner*, who could change it anyway. A regular file with several names may
+    be in another directory as well, and is never changed.
     """
     if stat.S_ISREG(present.st_mode) and present.st_nlink != 1:
         return False
@@ -229,7 +229,7 @@ def is_certain(parent: int, present: os.stat_result, owner: int) -> bool:
 
 
 def is_roots_alone(fd: int) -> bool:
-    """Whether only root can put something into the open directory."""
+    """Whether only root can create entries in the open directory."""
     status = os.fstat(fd)
     return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
@@ -242,7 +242,7 @@ def _is(directory: int, name: str, expected: os.stat_result) -> bool:
 
 
 def _duplicate(directory: int) -> int:
-    """The directory again, open for reading."""
+    """The directory, opened once more for reading."""
     return paths.open_beneath(directory, ".", os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -251,8 +251,8 @@ def _open_directory(parent: int, name: str) -> int:
 
 
 def _make(parent: int, name: str) -> int:
-    """Make a directory and open it. Raises ``OSError`` (EBUSY) unless what is open is that: only
-    this process' user can enter it, it is empty, and it was made just now.
+    """Create a directory and open it. Raises ``OSError`` (EBUSY) unless the opened one is the new
+    one: only this process's user can enter it, it is empty, and it was just created.
     """
     before = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
     try:
@@ -262,7 +262,7 @@ def _make(parent: int, name: str) -> int:
     fd = _open_directory(parent, name)
     try:
         status = os.fstat(fd)
-        # A directory with the setgid bit hands that on.
+        # New directories inherit the setgid bit of their parent.
         mine = status.st_uid == os.geteuid() and status.st_mode & 0o5777 == 0o700
         if not mine or paths.names(fd) or birth(fd, before) < before:
             raise OSError(errno.EBUSY, "replaced while it was created", name)
@@ -273,7 +273,7 @@ def _make(parent: int, name: str) -> int:
 
 
 def birth(fd: int, default: int) -> int:
-    """When the open *fd* was made, in nanoseconds; *default* where that is not recorded."""
+    """The creation time of the open *fd* in nanoseconds; *default* if it is not recorded."""
     statx = getattr(kernel.libc, "statx", None)
     answer = ctypes.create_string_buffer(256)
     # struct statx in include/uapi/linux/stat.h: the mask is first, stx_btime at 80.
@@ -286,8 +286,8 @@ def birth(fd: int, default: int) -> int:
 
 
 def _forget_inherited(fd: int) -> None:
-    """Drop the default ACL and the group that the directory has inherited: what is made in it
-    would inherit them, too.
+    """Remove the default ACL and the group that the directory has inherited, so that new entries in
+    it do not inherit them.
     """
     for name in os.listxattr(fd):
         if name.startswith("system.posix_acl_"):
@@ -297,8 +297,8 @@ def _forget_inherited(fd: int) -> None:
 
 
 def _mark(fd: int, value: bytes) -> None:
-    """Only root can set such an attribute; where there are none, an interrupted run leaves what
-    only the administrator removes.
+    """Mark the workshop with an attribute that only root can set. Without such attributes, only the
+    administrator can remove what an interrupted run leaves.
     """
     try:
         os.setxattr(fd, _MARK, value)
@@ -308,8 +308,8 @@ def _mark(fd: int, value: bytes) -> None:
 
 
 def _remove(parent: int, name: str, outer: int, *, subvolumes: bool) -> None:
-    """Remove what is in the open *outer*, and that if it still is what *name* says: a user may have
-    renamed it meanwhile, and then an empty directory stays where only that user sees it.
+    """Remove the content of the open *outer*, and *outer* if it still has the name *name*. If a
+    user has renamed it, an empty directory stays in that user's directory.
     """
     try:
         removal.remove(outer, _INSIDE, subvolumes=subvolumes, unlock=True)
@@ -321,8 +321,8 @@ def _remove(parent: int, name: str, outer: int, *, subvolumes: bool) -> None:
 
 
 def can_rename(source: int, target: int) -> bool:
-    """Whether an entry that is made in the directory *source* can be renamed into *target*:
-    both are on the same mount and subvolume, and the entry fits its project and encryption.
+    """Whether an entry that is created in the directory *source* can be renamed into *target*: both
+    are on the same mount and subvolume, and the entry fits its project and encryption.
     """
     if os.fstat(source).st_dev != os.fstat(target).st_dev or _mount(source) != _mount(target):
         return False

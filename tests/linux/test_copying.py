@@ -168,7 +168,7 @@ def test_detects_a_directory_that_is_moved_during_the_walk(fd: int, place: Path)
     walk = Walk(fd, "tree")
     walk.enter("inner")
     (place / "tree/inner").rename(place / "victim/inner")
-    with pytest.raises(OSError, match="moved away") as raised:
+    with pytest.raises(OSError, match="moved by another process") as raised:
         walk.leave()
     assert raised.value.errno == errno.EBUSY
     walk.close()
