@@ -131,7 +131,7 @@ def read(path: str, limit: int = LARGEST) -> bytes:
 
 
 def read_open(fd: int, path: str, limit: int = LARGEST) -> bytes:
-    """Like ``read``, for a file that is open for reading; *path* is for messages."""
+    """Read an open file like ``read``; *path* is for messages."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"

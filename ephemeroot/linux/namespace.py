@@ -1,7 +1,7 @@
 """A private mount namespace, with a directory in it for the mounts of the program.
 
-A verb that reads the top level of a filesystem, an old root, a base or a store mounts it only here,
-for these reasons:
+A verb that reads the top level of a filesystem, an old root, a base or a store mounts it only here.
+The reasons:
 
 - The caller's namespace never has these mounts, so no path in it, such as a temporary directory
   that is being removed, leads into the top level of a filesystem.

@@ -1,4 +1,4 @@
-"""The kinds of values in a plan and in a wiper's options, for all tables.
+"""The kinds of values in a plan and in a wiper's options.
 
 A table is a tuple of ``Option``: the fields of an operation, or the options of a wiper.
 ``config/kinds.py`` has the same kinds for values in the configuration: it parses text, makes

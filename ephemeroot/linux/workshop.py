@@ -190,7 +190,7 @@ def sweep(place: int) -> None:
 
 def sweep_one(directory: int, name: str) -> bool:
     """Remove the workshop *name* of an interrupted run; return whether it was one. Other entries
-    with such a name stay: a user can give it to a directory of root's. Empty directories are always
+    with such a name stay: a user can give it to a directory that root owns. Empty directories are always
     removed: a run may be interrupted before it marks them, or while it removes them.
     """
     fds: list[int] = []
@@ -220,7 +220,7 @@ def is_certain(parent: int, present: os.stat_result, owner: int) -> bool:
     place, and get the owner *owner*; *present* is its status by descriptor.
 
     No user may be able to exchange it. That holds if only root can write to *parent*, and also if
-    it already belongs to *owner*, who could change it anyway. A regular file with several names may
+    it belongs to *owner*, who could change it anyway. A regular file with several names may
     be in another directory as well, and is never changed.
     """
     if stat.S_ISREG(present.st_mode) and present.st_nlink != 1:
@@ -242,7 +242,7 @@ def _is(directory: int, name: str, expected: os.stat_result) -> bool:
 
 
 def _duplicate(directory: int) -> int:
-    """The directory, opened once more for reading."""
+    """The directory, opened a second time for reading."""
     return paths.open_beneath(directory, ".", os.O_RDONLY | os.O_DIRECTORY)
 
 
