@@ -48,7 +48,7 @@ class Growth:
 
 
 def used(disk: Disk) -> int:
-    """Bytes in use on the filesystem after all deleted subvolumes are gone."""
+    """Bytes in use on the filesystem after the kernel has removed all deleted subvolumes."""
     disk.sync()
     subprocess.run(["btrfs", "subvolume", "sync", disk.top], check=True, capture_output=True)
     disk.sync()

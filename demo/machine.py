@@ -64,7 +64,7 @@ Report = dict[str, list[dict[str, Any]]]
 
 
 class DemoFailed(Exception):
-    """A program that the demo needs failed, with what it said."""
+    """A program that the demo needs has failed; the message is its output."""
 
 
 def run(*command: str | Path) -> str:
@@ -104,7 +104,7 @@ class Machine:
         run("mkfs.btrfs", "--quiet", self.image)
         self.device = run("losetup", "--find", "--show", self.image).strip()
         run("mount", "-t", "btrfs", "-o", "subvolid=5", self.device, self.top)
-        # Given back now, it goes with its last mount, whatever becomes of this program.
+        # Detached now, the device disappears with its last mount, also after a crash.
         run("losetup", "--detach", self.device)
         for name in ("root-base", "persistent"):
             run("btrfs", "subvolume", "create", self.top / name)

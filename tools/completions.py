@@ -114,7 +114,7 @@ def _text(help: str | None) -> str:
 
 
 def valued(found: list[Node]) -> list[str]:
-    """The options that take a value, whatever the verb: no name is used for both kinds."""
+    """The options that take a value, in all verbs: no name is used for both kinds."""
     taking = {name for n in found for o in n.options if o.value for name in o.names}
     alone = {name for n in found for o in n.options if not o.value for name in o.names}
     if taking & alone:

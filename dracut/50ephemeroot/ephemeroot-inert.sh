@@ -1,3 +1,3 @@
 #!/bin/sh
-# dracut's own init sources this in an image that does nothing: it says why.
+# dracut's own init sources this in an inert image: it prints the reason.
 /bin/sh /usr/lib/ephemeroot/boot inert

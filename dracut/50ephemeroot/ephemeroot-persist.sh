@@ -1,9 +1,9 @@
 #!/bin/sh
-# dracut's own init sources this on the mounted root, before its hook that mounts /usr: that one
-# must see the final /etc/fstab. It ignores what a hook returns: only `die` keeps it from booting on.
+# dracut's own init sources this on the mounted root, before the hook that mounts /usr, which must see
+# the final /etc/fstab. It ignores the exit status of a hook: only `die` stops the boot.
 # shellcheck disable=SC2154  # NEWROOT, hookdir and die are dracut's
 /bin/sh /usr/lib/ephemeroot/boot persist "$NEWROOT" || die "ephemeroot: declared paths were not mounted"
-# Where /usr is a volume it is mounted now, and that hook would check its filesystem again.
+# If /usr is a volume, it is mounted already, and that hook would check its filesystem again.
 if ismounted "$NEWROOT/usr"; then
     for usr in "$hookdir"/pre-pivot/*-mount-usr.sh; do
         [ ! -e "$usr" ] || : > "$usr"

@@ -1,9 +1,9 @@
 #!/bin/sh
-# dracut's loop sources this in a subshell, again and again, and ends when it succeeds: the loop is
-# what unlocks and assembles devices (LUKS, LVM, MD), but would end as soon as the root appears. It
-# goes round at most twice a second, and not while a passphrase is being typed.
+# dracut's loop sources this repeatedly in a subshell and ends when it succeeds. The loop unlocks and
+# assembles devices (LUKS, LVM, MD), but would otherwise end as soon as the root appears. It runs at
+# most twice a second, and not while a passphrase is being typed.
 
-# An array that lacks a disk: dracut itself starts it late, after two thirds of rd.retry.
+# dracut starts an array that lacks a disk only after two thirds of rd.retry.
 ephemeroot_array_is_incomplete() {
     for state in /sys/block/md*/md/array_state; do
         { read -r word < "$state"; } 2> /dev/null && [ "$word" = inactive ] && return 0
@@ -20,7 +20,7 @@ ephemeroot_devices_are_there() {
             : > /run/ephemeroot/waited
             continue
         fi
-        # One round more, and dracut would give up itself; the stage reports the missing device.
+        # In the next iteration dracut would give up; the stage reports the missing device.
         [ "${main_loop:-0}" -ge "${RDRETRY:-360}" ] || return 1
     done < /usr/lib/ephemeroot/devices
     return 0

@@ -1,7 +1,7 @@
 #!/bin/bash
-# `ephemeroot image` decides everything and puts it together in a folder; this copies it.
-# The folder of this module holds `ephemeroot`, a link to the program, and what an image needs
-# to say at boot that there was no such program (all three by `ephemeroot setup dracut`).
+# `ephemeroot image` selects all files and collects them in a folder; this module copies them.
+# The folder of this module has `ephemeroot`, a link to the program, and the two files by which an image
+# reports at boot that the program was missing (all three by `ephemeroot setup dracut`).
 
 # shellcheck disable=SC2154  # moddir and initdir are dracut's
 
@@ -20,8 +20,8 @@ ephemeroot_for_a_crash() {
     [[ $asked == *\ kdump\ * || $asked == *\ kdumpbase\ * ]]
 }
 
-# called by dracut: what the plan's volumes need of others. A missing module would take
-# this one out of the image with it: better one that says at boot what it lacks.
+# called by dracut: other modules that the plan's volumes need. dracut would leave this module out if a
+# dependency is missing, so it is not listed, and the image reports at boot what it lacks.
 depends() {
     local name folder
     for name in $("$moddir/ephemeroot" image --dracut-modules); do
@@ -60,9 +60,9 @@ install() {
         10) derror "ephemeroot: THIS IMAGE IS INERT, it neither wipes nor persists (see above)" ;;
         *) ephemeroot_absent "$made/tree" "$status" "$init" ;;
     esac
-    # What the policies call: dracut's module shutdown brings it, and may be left out.
+    # Programs that the policies call; dracut's module shutdown adds them, but may be left out.
     [[ $init == dracut && -s $made.list ]] && inst_multiple -o sleep reboot poweroff
-    # Half of it would be a machine without its data: all of it or no image at all.
+    # An image with half of the files could boot without the data: build none instead.
     if [[ -d $made/tree ]] && ! cp -dR --preserve=mode,timestamps "$made/tree/." "$initdir/"; then
         dfatal "ephemeroot: cannot copy $made/tree into the image"
         exit 1
@@ -86,7 +86,7 @@ installkernel() {
     return 0
 }
 
-# The program cannot run: if it was ever applied here, the image must say so at boot.
+# The program cannot run: if a plan is applied here, the image must report that at boot.
 ephemeroot_absent() {
     : > "$made.list"
     [[ -e ${dracutsysrootdir-}/etc/ephemeroot/plan.json ]] || return 0

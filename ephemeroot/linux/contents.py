@@ -38,7 +38,7 @@ _AT_ONCE = 1 << 24
 
 
 def copy(old: int, new: int, copier: Counter, path: str) -> None:
-    """Fill the open, empty file *new* with the content of the open file *old*; *copier* has the counters.
+    """Fill the open, empty file *new* with the content of the open file *old*.
 
     *path* names the file in errors and in the progress. Raises ``OSError``, and ``OutOfBounds``
     before a copy that would exceed the bounds.

@@ -87,7 +87,7 @@ class Network:
         return True
 
     def missing_route(self, address: str) -> str:
-        """The missing condition for reaching *address*: a route, its link's carrier, or a source address.
+        """What *address* needs and lacks: a route, its link's carrier, or a source address.
 
         Empty if nothing is missing. A link-local *address* names its interface (``fe80::1%eth0``).
         """

@@ -190,8 +190,8 @@ def sweep(place: int) -> None:
 
 def sweep_one(directory: int, name: str) -> bool:
     """Remove the workshop *name* of an interrupted run; return whether it was one. Other entries
-    with such a name stay: a user can give it to a directory that root owns. Empty directories are always
-    removed: a run may be interrupted before it marks them, or while it removes them.
+    with such a name stay: a user can give it to a directory that root owns. Empty directories are
+    always removed: a run may be interrupted before it marks them, or while it removes them.
     """
     fds: list[int] = []
     try:

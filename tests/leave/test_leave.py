@@ -54,7 +54,7 @@ def test_restores_everything_and_stops_wiping(
     stored = content(machine.top / "persistent")
     assert leave(root, "--yes") == 0
     out = capsys.readouterr().out
-    assert "/persistent/srv back to /srv in the root: " in out
+    assert "/persistent/srv to /srv in the root: " in out
     bare = content(machine.bare)
     assert {k: v for k, v in bare.items() if not k.startswith("opt")} == LEFT
     assert not (machine.bare / "var/linked").is_symlink()
