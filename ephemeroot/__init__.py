@@ -1,3 +1,3 @@
-"""Impermanence for every Linux machine whose initramfs is made by dracut or mkinitcpio."""
+"""Ephemeral root filesystems for Linux machines with an initramfs by dracut or mkinitcpio."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Amounts of data, and lists, as people read them."""
+"""Sizes with units, and lists that are cut with "and N more"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def size(count: int) -> str:
-    """So many bytes as people read them: ``812 B``, ``1.4 KiB``, ``3.0 GiB``."""
+    """*count* bytes with a unit: ``812 B``, ``1.4 KiB``, ``3.0 GiB``."""
     if count < 1024:
         return f"{count} B"
     value = float(count)
@@ -21,7 +21,7 @@ def size(count: int) -> str:
     return f"{value:.1f} {_UNITS[unit - 1]}"
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def listed(names: Sequence[str], most: int = 5, *, separator: str = ", ") -> str:
     """The first *most* names and the number of the others: ``a, b and 7 more``."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    return f"{separator.join(names[:most])}{more}"

@@ -1,18 +1,18 @@
-"""The errors this program raises on purpose.
+"""The errors that this program raises on purpose.
 
 Library code raises these; only ``main`` turns them into a message and an exit code.
-A message says what failed and on which path, the hint says what to do next. Anything
-else that reaches ``main`` is a bug and keeps its traceback.
+A message names the failure and its object, the hint the next step. Any other exception
+that reaches ``main`` is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class EphemerootError(Exception):
-    """Something failed in a way that was foreseen.
+    """An expected failure.
 
-    ``message`` is one line, without a full stop at the end; ``hint`` is what to do
-    next, or empty.
+    ``message`` is one line without a full stop; ``hint`` is the next step for the administrator,
+    or empty.
     """
 
     exit_code = 1
@@ -27,15 +27,15 @@ class EphemerootError(Exception):
 
 
 class Refused(EphemerootError):
-    """A proof failed before anything was changed: the root is unchanged."""
+    """A check failed before any change: the root is unchanged."""
 
 
 class ForeignRoot(EphemerootError):
-    """The root of this boot is not the one that the plan was applied for: it boots untouched.
+    """The root of this boot is not the root of the plan: it boots unchanged.
 
-    An outcome of its own and not a failure. ``kind`` is one of ``root`` (another subvolume, dataset
-    or device is named), ``filesystem`` (the same name on another filesystem or pool), ``layer``
-    (another program puts something over the root) and ``crash`` (a crash kernel).
+    This is a separate outcome, not a failure. ``kind`` is one of ``root`` (another subvolume,
+    dataset or device), ``filesystem`` (the same name on another filesystem or pool), ``layer``
+    (another program mounts an overlay over the root) and ``crash`` (a crash kernel).
     """
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
@@ -44,15 +44,15 @@ class ForeignRoot(EphemerootError):
 
 
 class DeviceMissing(Refused):
-    """A block device is missing. Where it is the root's, there is nothing to keep either."""
+    """A block device is missing. If it is the device of the root, no root can be kept either."""
 
 
 class StoreMissing(Refused):
-    """A volume needed for boot is missing, or is not the one that was declared."""
+    """A volume needed for boot is missing, or is not the declared one."""
 
 
 class Damaged(EphemerootError):
-    """A plan or a record cannot be read, or is of a version this code does not know."""
+    """A plan or a record cannot be read, or has a version that this code does not know."""
 
 
 class Locked(EphemerootError):

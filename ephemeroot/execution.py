@@ -1,4 +1,4 @@
-"""Carrying out the steps of a verb: dry run, failures and interruption, the same for all verbs."""
+"""Execution of the steps of a verb: dry run, failures and interruption, alike for all verbs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _FAILED = "failed: "
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user has interrupted a step; its argument is the line of the step."""
+    """The user has interrupted a step. The argument is the description of the step."""
 
 
 class Action(Step):
-    """A step that calls *function*, which returns what it came to."""
+    """A step that calls *function*, which returns the outcome."""
 
     __slots__ = ("function", "line")
 
@@ -34,41 +34,41 @@ class Action(Step):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How ``step`` went, whose ``describe`` said ``line`` before. ``words`` are what it came to;
-    ``error`` is why it failed.
+    """The result of ``step``. ``line`` is its description from before the run, ``outcome`` the text
+    that it returned, ``error`` the reason if it failed.
     """
 
     step: Step
     line: str
-    words: str = ""
+    outcome: str = ""
     error: EphemerootError | OSError | None = None
     is_dry_run: bool = False
 
     @property
     def failed(self) -> bool:
-        """Whether it failed."""
+        """Whether the step failed."""
         return self.error is not None
 
     @property
     def reason(self) -> str:
-        """Why it failed, without the hint; empty if it did not."""
+        """The reason of the failure without the hint; empty after a success."""
         return "" if self.error is None else reason(self.error)
 
     @property
     def hint(self) -> str:
-        """What to do about the failure."""
+        """The next step after the failure; may be empty."""
         return self.error.hint if isinstance(self.error, EphemerootError) else ""
 
     @property
     def text(self) -> str:
-        """What it came to, also for a dry run and a failure."""
+        """The outcome, also of a dry run and of a failure."""
         if self.is_dry_run:
             return DRY_RUN
-        return f"{_FAILED}{self.reason}" if self.failed else self.words
+        return f"{_FAILED}{self.reason}" if self.failed else self.outcome
 
     @property
     def problem(self) -> str:
-        """The line, and why it failed."""
+        """The description of the step and the reason of its failure."""
         return f"{self.line}: {self._cause}"
 
     @property
@@ -76,65 +76,65 @@ class Result:
         return f"{self.reason} ({self.hint})" if self.hint else self.reason
 
     def as_json(self) -> dict[str, object]:
-        """For programs."""
+        """The description and the outcome, for ``--json``."""
         text = f"{_FAILED}{self._cause}" if self.failed else self.text
         return {"step": self.line, "result": text}
 
 
 class Execution:
-    """One run of steps. In a *dry_run* nothing is executed.
+    """One run of steps. In a *dry_run* no step is executed.
 
-    *tell* is called with each result as soon as it is known, *before* with each step that is about
-    to be executed. ``results`` has all so far.
+    *on_start* is called with each step before it is executed, *on_result* with each result as soon
+    as it is known. ``results`` has all results so far.
     """
 
     def __init__(
         self,
-        tell: Callable[[Result], None] | None = None,
+        on_result: Callable[[Result], None] | None = None,
         *,
         dry_run: bool = False,
-        before: Callable[[Step], None] | None = None,
+        on_start: Callable[[Step], None] | None = None,
     ) -> None:
-        self.tell = tell
-        self.before = before
+        self.on_result = on_result
+        self.on_start = on_start
         self.dry_run = dry_run
         self.results: list[Result] = []
 
     def run(self, steps: Iterable[Step]) -> list[Result]:
-        """Carry out *steps* in their order; return their results.
+        """Execute *steps* in their order; return their results.
 
-        A step that fails ends it with its error, unless it ``GOES_ON``. Raises ``Interrupted`` with
-        the line of the step that was interrupted.
+        The error of a failed step ends the run, unless the step has ``GOES_ON``. Raises
+        ``Interrupted`` with the description of the interrupted step.
         """
         return [self.one(step) for step in steps]
 
     def one(self, step: Step) -> Result:
-        """Carry out one step. Raises what ``run`` raises."""
+        """Execute one step. Raises the same errors as ``run``."""
         line = step.describe()
         if self.dry_run:
             return self.note(Result(step, line, is_dry_run=True))
-        if self.before is not None:
-            self.before(step)
+        if self.on_start is not None:
+            self.on_start(step)
         try:
-            words = step.execute()
+            outcome = step.execute()
         except KeyboardInterrupt:
             raise Interrupted(line) from None
         except (EphemerootError, OSError) as error:
             if not step.GOES_ON:
                 raise
             return self.note(Result(step, line, error=error))
-        return self.note(Result(step, line, words))
+        return self.note(Result(step, line, outcome))
 
     def note(self, result: Result) -> Result:
-        """Add the *result* of a step that was carried out elsewhere, and tell it."""
+        """Add the *result* of a step and report it."""
         self.results.append(result)
-        if self.tell is not None:
-            self.tell(result)
+        if self.on_result is not None:
+            self.on_result(result)
         return result
 
     @property
     def lines(self) -> list[str]:
-        """The lines of all steps so far."""
+        """The descriptions of all steps so far."""
         return [result.line for result in self.results]
 
     @property
@@ -144,12 +144,12 @@ class Execution:
 
     @property
     def failed(self) -> bool:
-        """Whether a step failed."""
+        """Whether any step failed."""
         return any(result.failed for result in self.results)
 
 
 def reason(error: EphemerootError | OSError) -> str:
-    """The cause of *error*, in one line and without a hint."""
+    """The reason of *error*: one line, without a hint."""
     if isinstance(error, EphemerootError):
         return error.message
     where = f"{error.filename}: " if error.filename else ""

@@ -1,7 +1,7 @@
-"""Modules whose code runs when an attribute of them is first asked for.
+"""Lazy modules: their code runs at the first access to one of their attributes.
 
-A verb imports whatever it may need, and a sound configuration needs little of it. This is not safe
-where two threads may ask for the same module at once; the program has none.
+A verb imports all that it may need, and a run without errors needs little of that. This is not
+safe if two threads load the same module at the same time; the program does not do that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Postponed(ModuleType):
     """A module whose code has not run yet."""
 
     def __getattr__(self, name: str) -> object:
-        """Run the code, which makes this an ordinary module, and return the attribute."""
+        """Run the code, which turns this into an ordinary module, and return the attribute."""
         spec: ModuleSpec = self.__dict__["__spec__"]
         assert spec.loader is not None
         self.__class__ = ModuleType  # type: ignore[assignment]  # as importlib.util.LazyLoader does
@@ -35,20 +35,20 @@ class Postponed(ModuleType):
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Run the code first, which would set the attribute to what it is in the beginning."""
+        """Run the code first; run later, it would reset the attribute to its initial value."""
         if name != "__class__" and type(self) is Postponed:
             hasattr(self, "")
-        ModuleType.__setattr__(self, name, value)  # not a Postponed any more
+        ModuleType.__setattr__(self, name, value)  # no longer a Postponed
 
 
-class _Later:
-    """Loads a module of which *loader* runs the code later."""
+class _LazyLoader:
+    """Loads a module without its code, which *loader* runs later."""
 
     def __init__(self, loader: SourceFileLoader) -> None:
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """The interpreter makes the module as usual, and asks it for attributes."""
+        """Let the interpreter make the module as usual, and read its attributes."""
 
     def exec_module(self, module: ModuleType) -> None:
         spec = module.__spec__
@@ -58,7 +58,7 @@ class _Later:
 
 
 class _Finder:
-    """Finds the modules of the program, but not its packages, which lead to them."""
+    """Finds the modules of the program. Its packages are imported as usual."""
 
     @staticmethod
     def find_spec(
@@ -69,7 +69,8 @@ class _Finder:
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.submodule_search_locations is None:
             if type(spec.loader) is SourceFileLoader:
-                spec.loader = _Later(spec.loader)  # type: ignore[assignment]  # by its methods
+                # Only the methods of the loader are used, not its class.
+                spec.loader = _LazyLoader(spec.loader)  # type: ignore[assignment]
         return spec
 
 

@@ -1,7 +1,7 @@
-"""What a run does, one step at a time: the object that a dry run shows is the one that acts.
+"""A step of a run: a dry run prints the same object that a run executes.
 
 Pruning at boot and all verbs have steps of this class. The stages of a boot have ``Operation``
-(``hooks/operation.py``), which is part of the plan and acts in a stage.
+(``hooks/operation.py``), which is part of the plan and runs in a stage.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ if TYPE_CHECKING:
 
 
 class Step:
-    """One step: it describes itself, and proves what it is about to change when it acts.
+    """One step, which describes itself. ``execute`` checks the target before it changes it.
 
-    ``GOES_ON`` says whether the steps after it are carried out if this one fails.
+    With ``GOES_ON``, a failure does not prevent the following steps.
     """
 
     __slots__ = ()
 
     GOES_ON = False
     warnings: Sequence[str] = ()
-    """What a person must know although ``execute`` has succeeded, one line each."""
+    """Warnings for the administrator although ``execute`` has succeeded, one line each."""
 
     def describe(self) -> str:
-        """One line that says what ``execute`` will do."""
+        """One line: the change that ``execute`` makes."""
         raise NotImplementedError
 
     def execute(self) -> str:
-        """Do it, and return in a word or two what it came to; empty if the description says it.
+        """Make the change. Return the outcome in a few words, or nothing if the description is
+        enough.
 
         Raises ``EphemerootError`` or ``OSError``.
         """

@@ -1,4 +1,4 @@
-"""Printing for people: colour where there is a terminal, and no control characters."""
+"""Output for people: colours on a terminal, and no control characters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ paged = False
 
 
 class Problem(Protocol):
-    """A problem of a configuration, as ``ephemeroot.config.Problem`` has it."""
+    """A problem of a configuration, such as ``ephemeroot.config.Problem``."""
 
     @property
     def place(self) -> object:
-        """Where it is: ``str`` gives file, line and key."""
+        """Its place: ``str`` gives file, line and key."""
 
     @property
     def reason(self) -> str:
@@ -35,7 +35,7 @@ class Problem(Protocol):
 
     @property
     def warning(self) -> bool:
-        """Whether the configuration can be used nevertheless."""
+        """Whether the configuration is usable despite it."""
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -45,13 +45,13 @@ def has_colour(stream: TextIO) -> bool:
 
 
 def printable(text: str) -> str:
-    """*text* on one line: a path may hold newlines, escape sequences and broken UTF-8."""
+    """*text* on one line: a path may contain newlines, escape sequences and invalid UTF-8."""
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:
     number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # a byte that is no UTF-8 (surrogateescape)
+    if 0xDC80 <= number <= 0xDCFF:  # a byte that is not UTF-8 (surrogateescape)
         return f"\\x{number - 0xDC00:02x}"
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(
         character, f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
@@ -64,17 +64,17 @@ def say(text: str = "") -> None:
 
 
 def error(message: str, hint: str = "") -> None:
-    """Print an error, and below it what to do next, to standard error."""
-    _complain("error", RED, message, hint)
+    """Print an error, and its hint on the next line, to standard error."""
+    _print("error", RED, message, hint)
 
 
 def warning(message: str, hint: str = "") -> None:
-    """Print a warning to standard error."""
-    _complain("warning", YELLOW, message, hint)
+    """Print a warning, and its hint on the next line, to standard error."""
+    _print("warning", YELLOW, message, hint)
 
 
-def _complain(word: str, colour: str, message: str, hint: str) -> None:
-    with suppress(OSError):  # main notices
+def _print(word: str, colour: str, message: str, hint: str) -> None:
+    with suppress(OSError):  # main reports it
         sys.stdout.flush()
     sys.stderr.write(f"ephemeroot: {paint(word + ':', colour, sys.stderr)} {printable(message)}\n")
     if hint:
@@ -82,8 +82,10 @@ def _complain(word: str, colour: str, message: str, hint: str) -> None:
 
 
 def problems(found: Iterable[Problem], stream: TextIO) -> None:
-    """Print the problems of a configuration: the same lines from every verb, hints below them."""
-    with suppress(OSError):  # main notices
+    """Print the problems of a configuration in the form that all verbs use, each with its hint on
+    the next line.
+    """
+    with suppress(OSError):  # main reports it
         sys.stdout.flush()
     for problem in found:
         word, colour = ("warning", YELLOW) if problem.warning else ("error", RED)
@@ -94,7 +96,7 @@ def problems(found: Iterable[Problem], stream: TextIO) -> None:
 
 
 def heading(text: str) -> str:
-    """*text* so that it stands out."""
+    """*text* in bold."""
     return paint(text, _BOLD, sys.stdout)
 
 
@@ -109,7 +111,7 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """A span of time as people say it: ``0.4 s``, ``12 s``, ``5 min``, ``3 h``, ``12 days``."""
+    """A span of time with a unit: ``0.4 s``, ``12 s``, ``5 min``, ``3 h``, ``12 days``."""
     if seconds < 10:
         return f"{seconds:.2g} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
     for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
@@ -132,8 +134,8 @@ def table(
 ) -> None:
     """Print *rows* in aligned columns; those numbered in *right* are aligned to the right.
 
-    Cells may hold anything: each is printed on one line. The last column is not padded.
-    *colours* has one for each row, empty for none.
+    A cell may contain any text: it is printed on one line. The last column is not padded.
+    *colours* has a colour for each row; an empty one is the terminal's default.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     columns = max((len(row) for row in cells), default=0)
@@ -153,7 +155,7 @@ def table(
 
 
 def _width(text: str) -> int:
-    """Columns that *text* takes on a terminal: East Asian characters take two, accents none."""
+    """The width of *text* on a terminal: East Asian characters have two columns, accents none."""
     if text.isascii():
         return len(text)
     return sum(

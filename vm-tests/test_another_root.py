@@ -61,7 +61,7 @@ def test_a_snapshot_in_the_boot_menu_boots_unchanged(
     assert (status["root"], status["complaints"]) == ("foreign", [])
     applied = machine.run("ephemeroot apply --yes --no-images", check=False)
     assert applied.rc == 1
-    assert "this boot is of another root" in applied.err
+    assert "this boot has another root" in applied.err
     for unit in ("ephemeroot-boot-complete", "ephemeroot-prune"):
         shown = machine.run(f"systemctl show -P ConditionResult {unit}.service").out.strip()
         assert shown == "no", f"{unit} was started"

@@ -89,7 +89,7 @@ def convert(machine: Installed, release: str) -> str:
     do(2)
     refused = machine.run("mkdir -p /etc/ephemeroot; ephemeroot init > /etc/ephemeroot/"
                           "ephemeroot.toml; ephemeroot check", check=False)  # fmt: skip
-    assert "kernel, initramfs or boot loader are on the root that is wiped" in refused
+    assert "the kernel, initramfs or boot loader is on the wiped root" in refused
     steps = json.loads(machine.run("ephemeroot init --json"))["steps"]
     for command in (c for step in steps for c in step["commands"]):
         if command.startswith("ephemeroot apply"):
@@ -135,7 +135,7 @@ def test_the_output_of_the_commands_of_the_guide(converted: tuple[Disk, Path, st
     print(said)
     assert re.search(r"\$ ephemeroot check\n(?!error)", said)
     assert "0 errors" in said or "no problems" in said
-    assert re.search(r"\d+ operations rehearsed, all copies removed", said)
+    assert re.search(r"\d+ operations simulated, all copies removed", said)
     assert "1 image of generation 1 read back" in said
     with disk.mounted() as top:
         names = sorted(p.name for p in top.iterdir())
@@ -163,9 +163,7 @@ def test_leaving_rebuilds_the_images_without_ephemeroot(
         listed = machine.run(f"lsinitrd /boot/initrd.img-{system.release}")
         assert "usr/lib/ephemeroot" not in listed
         assert "usr/lib/systemd/system/initrd-root-fs.target" in listed
-        assert machine.run("ephemeroot leave --yes").startswith(
-            "everything is copied into the root"
-        )
+        assert machine.run("ephemeroot leave --yes").startswith("already copied back and disarmed")
 
 
 def test_from_a_stock_installation_and_back(

@@ -1,1 +1,1 @@
-"""Live data into a store, while the machine runs."""
+"""Copying live data into a store while the machine runs."""

@@ -1,4 +1,4 @@
-"""Finding out which of some paths persist already, which cannot, and which will be copied."""
+"""The paths of an adoption: already persistent, impossible to adopt, or to be copied."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.adopt import drop_in, requirements, underway
 from ephemeroot.adopt.adoption import Adoption
 from ephemeroot.adopt.drop_in import Declaration
@@ -30,10 +31,10 @@ from ephemeroot.plan.compile import compile_examination
 
 
 class Adopter:
-    """Finds out what adopting *asked* paths comes to on the machine below *root*.
+    """Plans the adoption of the *asked* paths on the machine below *root*.
 
-    ``adoptions`` is what there is to do, ``settled`` a line for each path that persists
-    already. Raises ``Misconfigured`` or ``Refused``; nothing has been changed then.
+    ``adoptions`` are the steps, ``settled`` has a line for each path that needs none. Raises
+    ``Misconfigured`` or ``Refused``; changes nothing.
     """
 
     def __init__(
@@ -54,18 +55,20 @@ class Adopter:
         self.adoptions: list[Adoption] = []
         self.before = examine(config, machine)
         if self.before.errors:
-            compile_examination(self.before)  # raises all of them
+            compile_examination(self.before)  # raises all errors together
         if not config.stores:
-            raise Misconfigured("no store is declared", "run 'ephemeroot init' for a proposal")
+            raise Misconfigured(
+                "the configuration declares no store", "run 'ephemeroot init' for a proposal"
+            )
         self.store = self._store(config, store)
         everything = {self._followed(self._clean(text)) for text in asked}
         wanted = [p for p in sorted(everything) if not self._is_settled(p, everything)]
         declared = {d.live for d in self.before.declared}
         new = [self._declaration(path) for path in wanted if path not in declared]
-        after = examine(drop_in.foreseen(config, new), machine)
+        after = examine(drop_in.extended(config, new), machine)
         if after.errors:
             first = after.errors[0]
-            raise Misconfigured(f"{first.reason}", first.hint)
+            raise Misconfigured(first.reason, first.hint)
         self.plan = compile_examination(after).plan
         for path in wanted:
             self._add(path, next((one for one in new if one.path == path), None), after)
@@ -76,7 +79,9 @@ class Adopter:
         if asked is None:
             return known[0]
         if asked.rstrip("/") not in known:
-            raise Misconfigured(f"{asked} is not a declared store", f"declared: {', '.join(known)}")
+            raise Misconfigured(
+                f"{asked} is not a declared store", f"declared stores: {amounts.listed(known)}"
+            )
         return asked.rstrip("/")
 
     @staticmethod
@@ -88,23 +93,23 @@ class Adopter:
             raise Misconfigured(mistake.reason, mistake.hint) from None
         except UnicodeEncodeError:
             raise Misconfigured(
-                f"{text!r} is not UTF-8, so no configuration can name it",
-                "adopt its directory",
+                f"cannot declare {text!r}: the name is not UTF-8",
+                "adopt the directory that contains it",
             ) from None
         return path
 
     def _followed(self, path: str) -> str:
-        """As ``_resolved``; says what becomes of a link to a directory."""
+        """As ``_resolved``; reports a link to a directory."""
         resolved = self._resolved(path)
         if resolved != path and self._is_link(path):
             self.settled.append(
                 f"{path} is a link to the directory {resolved}, which is adopted; the link itself "
-                "persists only if the base has it"
+                "is kept only if the base has it"
             )
         return resolved
 
     def _resolved(self, path: str) -> str:
-        """What the path leads to, as it is declared; a link that is not to a directory persists."""
+        """The path to declare: with links to directories followed, without other links followed."""
         known = [store.path for store in self.before.config.stores]
         roots = Roots(str(self.root), stores=known)
         followed = roots.resolve(path, follow_last=True)
@@ -113,18 +118,18 @@ class Adopter:
         return roots.resolve(path, follow_last=False)
 
     def _is_settled(self, path: str, asked: set[str]) -> bool:
-        """Whether it persists by something above it, or goes with it now."""
+        """Whether a path above it is persistent, or is being adopted."""
         if with_it := [p for p in clean.parents(path) if p in asked]:
             self.settled.append(f"{path} is included in {with_it[0]}")
             return True
         above = [d for d in self.before.declared
                  if d.is_directory and d.path != path and clean.is_below(path, d.path)]  # fmt: skip
         if above:
-            self.settled.append(f"{path} persists already, by {above[0].path}")
+            self.settled.append(f"{path} is already persistent, as part of {above[0].path}")
             return True
         volume = volumes.covering(path, self.before.volumes)
         if volume is not None and volume.persists:
-            self.settled.append(f"{path} persists already, on the volume {volume.mount_point}")
+            self.settled.append(f"{path} is already persistent, on the volume {volume.mount_point}")
             return True
         return False
 
@@ -138,21 +143,27 @@ class Adopter:
         return (self.root / path.lstrip("/")).is_symlink()
 
     def _live(self, path: str) -> bool:
-        """Whether the live path is a directory. Raises ``Refused`` if it cannot be adopted."""
+        """Whether the live path is a directory. Raises ``Refused`` for a path that cannot be
+        adopted.
+        """
         live = self.root / path.lstrip("/")
         try:
             mode = live.lstat().st_mode
         except OSError as error:
             raise Refused(
-                f"{path}: {error.strerror}", "name an existing file or directory"
+                f"cannot adopt {path}: {error.strerror}", "name an existing file or directory"
             ) from None
         if stat.S_ISLNK(mode):
             if not live.is_dir():
                 return False
+            target = os.readlink(live)
             hint = "adopt the directory that it points to"
-            raise Refused(f"{path} is a link to {os.readlink(live)}", hint)
+            raise Refused(f"cannot adopt {path}: it is a link to the directory {target}", hint)
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-            raise Refused(f"{path} is neither a directory nor a regular file")
+            raise Refused(
+                f"cannot adopt {path}: it is neither a directory nor a regular file",
+                "adopt the directory that contains it",
+            )
         return stat.S_ISDIR(mode)
 
     def _add(self, path: str, declare: Declaration | None, after: Examination) -> None:
@@ -160,7 +171,8 @@ class Adopter:
         declared = next(d for d in after.declared if path in (d.path, d.live))
         if declared.path != declared.live:
             raise Refused(
-                f"{path} is {declared.path} in the base: nothing there is read from {path}",
+                f"cannot adopt {path}: in the base it leads to {declared.path}, so the next root "
+                "would not use it",
                 "run 'ephemeroot check' to see the link that differs",
             )
         operation = next(
@@ -168,12 +180,17 @@ class Adopter:
              if isinstance(o, Seeded) and o.path == path), None
         )  # fmt: skip
         if operation is None:
-            self.settled.append(f"{path} is created or assembled by every boot")
+            self.settled.append(f"{path} needs no adoption: every boot creates it")
             return
-        if self._live(path) is not isinstance(operation, Directory):
-            raise Refused(f"{path} is declared with another type ({declared.place})")
+        is_directory = self._live(path)
+        if is_directory is not isinstance(operation, Directory):
+            found, other = ("directory", "file") if is_directory else ("file", "directory")
+            raise Refused(
+                f"{path} is a {found}, but is declared as a {other} ({declared.place})",
+                f"declare it as a {found}, and run the command again",
+            )
         place = self.root / declared.store.lstrip("/") / operation.source
-        there = os.path.lexists(place)
+        in_store = os.path.lexists(place)
         inner = tuple(
             d.path[len(path) + 1 :] for d in after.declared if d.path.startswith(f"{path}/")
         )
@@ -182,35 +199,36 @@ class Adopter:
         if is_link:
             if not isinstance(operation, Copy):
                 raise Refused(
-                    f"{path} is a link, and is declared with another method ({declared.place})",
-                    'set method = "copy"',
+                    f"{path} is a link, but is not declared with method copy ({declared.place})",
+                    'set method = "copy", and run the command again',
                 )
             head, _, name = path.rpartition("/")
             live = f"{os.path.realpath(self.root / head.lstrip('/'))}/{name}"
         if mountinfo.mounted_at(live) is not None:
-            if there and self._is_same(Path(live), place):
-                self.settled.append(f"{path} persists already")
+            if in_store and self._is_same(Path(live), place):
+                self.settled.append(f"{path} is already persistent")
                 self.ended.append((self._folder(declared.store), operation.source))
                 return
             raise Refused(
-                f"{path} is a mount point of another filesystem",
-                "adopt the files that it is made of",
+                f"cannot adopt {path}: another filesystem is mounted on it",
+                f"run 'findmnt {path}', and adopt the source of the mount",
             )
         requirements.require_on_root(self.root, path, live)
-        if there and not self._is_under_way(declared.store, operation.source):
-            beside = not requirements.is_only_parent(place, inner)
-            if declare is None and beside and not self.replace:
+        if in_store and not self._is_under_way(declared.store, operation.source):
+            has_content = not requirements.is_only_parent(place, inner)
+            if declare is None and has_content and not self.replace:
                 self.settled.append(
-                    f"{path} is declared and in the store already; if the root has the right "
+                    f"{path} is already declared and in the store; if the root has the right "
                     "version, add --replace"
                 )
                 return
-            if beside and not self.replace:
+            if has_content and not self.replace:
                 raise Refused(
-                    f"the store already has another version of {path}",
-                    "compare both, and move it away; or add --replace, which keeps it aside",
+                    f"the store already has another version of {path}, as {place}",
+                    "compare the two versions; --replace uses the root's, and keeps the store's "
+                    "aside",
                 )
-        if there and self.replace:
+        if in_store and self.replace:
             requirements.require_unbound(Path(live), inner)
         requirements.require_store(self.root, declared.store, self.before)
         if self._live(path):
@@ -229,7 +247,7 @@ class Adopter:
                 parents,
                 declare,
                 inner,
-                there,
+                in_store,
                 size,
                 is_link,
                 self.replace,
@@ -251,13 +269,11 @@ class Adopter:
         return underway.is_recorded(self._folder(store), source, self.root)
 
     def forget_ended(self) -> None:
-        """Remove the records of interrupted runs that a bind has completed since."""
+        """Remove the records of interrupted runs whose path has been bound since."""
         for store, source in self.ended:
             underway.forget(store, source)
 
 
 def is_ephemeral(root: Path) -> bool:
-    """Whether this boot has put in place persistent paths: then a bind made now is made again by
-    the next boot.
-    """
+    """Whether this boot has made persistent paths: if so, the next boot repeats a bind made now."""
     return root == Path("/") and applied.booted() is not None

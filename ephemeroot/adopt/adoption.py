@@ -1,10 +1,10 @@
-"""One adoption, as a step: live data into a store.
+"""One adoption as a step: it copies live data into a store.
 
-The order is the safety. The copy is made under a temporary name and verified; then the path is
-declared, then the copy gets its name in the store, by one rename. Interrupted before that rename,
-the store has nothing under the name and the root is the only truth, as usual: the next boot seeds
-it, or refuses to. Interrupted after it, a record in the store says that the root may be newer, and
-the next run brings the difference over.
+The order of the steps makes it safe. The copy is made under a temporary name and verified; then the
+path is declared; then one rename gives the copy its name in the store. After an interruption before
+that rename, the store does not have the path and only the root has the data: the next boot seeds
+it, or refuses to. After an interruption later, a record in the store notes that the root may be
+newer, and the next run copies the difference.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from ephemeroot.step import Step
 
 @dataclass(slots=True)
 class Adoption(Candidate, Step):
-    """Adopt one path, which ``plan`` declares. ``bind`` puts it in place at once.
+    """Adopt one path, which ``plan`` declares. With ``bind`` it is bound at once.
 
-    ``execute`` says what became of it. It raises ``EphemerootError``, which names the path: the
-    next run completes the interrupted step.
+    ``execute`` raises ``EphemerootError``, which names the path; the next run completes an
+    interrupted adoption.
     """
 
     plan: Plan = field(kw_only=True)
     bind: bool = False
 
     def describe(self) -> str:
-        content = "undeclared content of " if self.inner and self.there else ""
+        content = "undeclared content of " if self.inner and self.in_store else ""
         line = f"copy {content}{self.path} into {self.store} ({amounts.size(self.size)})"
         if self.declare is None:
             return line
@@ -72,13 +72,13 @@ class Adoption(Candidate, Step):
             transfer = Transfer(self, store, bare, stage)
             source = self.operation.source
             resumed = underway.is_recorded(folder, source, self.root)
-            if self.there and (self.inner or resumed) and not self.replace:
+            if self.in_store and (self.inner or resumed) and not self.replace:
                 changed = transfer.merge()
             else:
                 changed = transfer.copy()
-            words = [transfer.counted()]
-            if self.bind and not (self.there and self.inner) and transfer.bind():
-                words.append("bound")
+            outcome = [transfer.amount()]
+            if self.bind and not (self.in_store and self.inner) and transfer.bind():
+                outcome.append("bound")
             stage.parents(self.store).remove(source)
             underway.forget(folder, source)
             unseeded.forget(store, self.store, source=source)
@@ -88,9 +88,11 @@ class Adoption(Candidate, Step):
             for name, reason in transfer.left_out.items()
         ]
         if changed:
-            names = ", ".join(changed[:3])
-            self.problems.append(f"{self.path}: {names} kept changing while it was copied")
-        return " and ".join(filter(None, words))
+            names = amounts.listed(changed, 3)
+            self.problems.append(
+                f"{self.path} may be inconsistent in the store: {names} changed during the copy"
+            )
+        return " and ".join(filter(None, outcome))
 
     def _stage(self, stack: ExitStack) -> Stage:
         run = self.root / "run/ephemeroot" if self.root != Path("/") else Path("/run/ephemeroot")
@@ -107,7 +109,7 @@ class Adoption(Candidate, Step):
 
 
 def _failed(adoption: Adoption, error: OSError) -> EphemerootError:
-    """What to say when *error* has ended the adoption."""
+    """The error of an adoption that *error* has ended."""
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     name = f" ({place})" if place else ""
     if error.errno in copying.OF_A_DISK or error.errno == errno.EROFS:

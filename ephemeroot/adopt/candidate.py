@@ -1,4 +1,4 @@
-"""A path for adoption: the content that the root and the store have of it."""
+"""A path for adoption, with its content in the root and in the store."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ephemeroot.linux.copying import Copier
 @dataclass(slots=True)
 class Candidate:
     """One path of the machine below ``root`` for adoption into ``store``. ``size`` is in
-    bytes; ``declare`` is what the drop-in gets, ``None`` if it is declared already.
+    bytes; ``declare`` is the new entry of the drop-in, ``None`` for a declared path.
 
-    ``inner`` are declared paths below it, relative to it: the store has those already, and
-    they are left alone. ``there`` is whether the store has something under that name. ``is_link``:
-    it is a symbolic link, and persists as one. With ``replace`` the store's content is kept aside.
+    ``inner`` are declared paths below it, relative to it: they are already in the store and are
+    left out. ``in_store``: the store has a file of that name. ``is_link``: the path is a symbolic
+    link and stays one. With ``replace`` the previous content of the store is kept aside.
     ``progress`` is called with each name.
     """
 
@@ -30,7 +30,7 @@ class Candidate:
     parents: tuple[Parent, ...]
     declare: Declaration | None
     inner: tuple[str, ...]
-    there: bool
+    in_store: bool
     size: int
     is_link: bool = False
     replace: bool = False
@@ -40,5 +40,5 @@ class Candidate:
 
     @property
     def is_directory(self) -> bool:
-        """Whether it is a directory, else a regular file."""
+        """Whether the path is a directory."""
         return isinstance(self.operation, Directory)

@@ -1,4 +1,6 @@
-"""The drop-in in which ``adopt`` declares paths: it only adds, and changes no file of others."""
+"""The drop-in in which ``adopt`` declares paths. ``adopt`` only adds to it, and never changes a
+file that the administrator has edited.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ _HEAD = """\
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One path that is to persist in ``store``."""
+    """One new persistent path in ``store``."""
 
     path: str
     store: str
@@ -33,7 +35,7 @@ class Declaration:
     method: str = ""
 
     def entry(self) -> Entry:
-        """The entry as the configuration will have it."""
+        """The entry of the configuration."""
         origin = Origin(Place("ephemeroot adopt"))
         options = OPTIONS["directory" if self.is_directory else "file"]()
         return Entry(
@@ -51,8 +53,8 @@ class Declaration:
         return f"{{ {key} = {quote(self.path)}, method = {quote(self.method)} }}"
 
 
-def foreseen(config: Configuration, new: Sequence[Declaration]) -> Configuration:
-    """*config* with *new* declared, as it will be once they are in the drop-in."""
+def extended(config: Configuration, new: Sequence[Declaration]) -> Configuration:
+    """*config* with the *new* declarations, before they are in the drop-in."""
     stores = tuple(
         replace(
             store,
@@ -80,7 +82,7 @@ def render(declarations: Iterable[Declaration]) -> str:
 
 
 def parse(text: str) -> list[Declaration] | None:
-    """The declarations of a drop-in that is exactly as ``render`` wrote it, else ``None``."""
+    """The declarations of a drop-in; ``None`` unless the text is exactly as by ``render``."""
     try:
         content, _ = toml.parse(text.encode("utf-8"))
         found = [
@@ -104,7 +106,9 @@ def _declaration(item: object, store: str, is_directory: bool) -> Declaration:
 
 
 def place(root: Path) -> tuple[Path, list[Declaration]]:
-    """The drop-in of the machine below *root* that can be added to, and what it declares."""
+    """The drop-in of the machine below *root* to which entries can be added, with its
+    declarations.
+    """
     number = 1
     while True:
         name = f"{NAME}.toml" if number == 1 else f"{NAME}-{number}.toml"
@@ -122,11 +126,14 @@ def place(root: Path) -> tuple[Path, list[Declaration]]:
 
 
 def add(root: Path, declarations: list[Declaration]) -> Path:
-    """Add *declarations* to the drop-in of the machine below *root*, at once and durably."""
+    """Add *declarations* to the drop-in of the machine below *root*, atomically and durably."""
     path, present = place(root)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if path.is_symlink() or os.path.isdir(path):
-        raise EphemerootError(f"{path} is not a file", "remove it")
+        raise EphemerootError(
+            f"cannot write the drop-in {path}: it is not a regular file",
+            "move it away, and run the command again",
+        )
     text = render([*present, *(one for one in declarations if one not in present)])
     paths.write_atomically(str(path), text.encode("utf-8"), 0o644)
     return path

@@ -15,29 +15,33 @@ from ephemeroot.plan import mounted, seeds
 
 
 def require_own_directory(root: Path, path: str) -> None:
-    """Nothing may be bound where systemd makes a link: see ``dynamic_users``."""
+    """systemd replaces the directory of a dynamic user with a link, on which no bind mount works:
+    see ``dynamic_users``.
+    """
     dynamic = Roots(str(root)).dynamic.get(path)
     if dynamic is not None:
         raise Refused(
-            f"{dynamic.service} has DynamicUser=: systemd moves {path} to {dynamic.private}",
+            f"cannot adopt {path}: {dynamic.service} has DynamicUser=, and systemd moves its "
+            f"directory to {dynamic.private}",
             f"run 'systemctl restart {dynamic.service}', and adopt {dynamic.private}",
         )
 
 
 def require_on_root(root: Path, path: str, live: str) -> None:
-    """What is copied is the root's own; what something else has mounted is not seen there."""
+    """The path must be on the filesystem of the root: the copy leaves out other mounts."""
     mounts = mountinfo.mounts()
     mine = seeds.covering(Path(os.path.realpath(root)), mounts)
     one = seeds.covering(Path(live), mounts)
     if one is not None and mine is not None and one.id != mine.id:
         raise Refused(
-            f"{path} is not on the root, but on the filesystem mounted at {one.point}",
-            "it is not wiped with the root and needs no adoption",
+            f"cannot adopt {path}: it is not on the root, but on the filesystem mounted at "
+            f"{one.point}",
+            "that filesystem is not wiped with the root, so its files need no adoption",
         )
 
 
 def require_shown(root: Path, path: str, machine: Machine, before: Examination) -> None:
-    """What is copied is what the root shows: of an overlay, that may not be all."""
+    """The root must show the whole content of the path; an overlay may hide a part."""
     if not whiteouts.is_overlay(str(root)):
         return
     with base_tree.opened(before.config, machine, before.volumes, []) as base:
@@ -51,16 +55,21 @@ def require_shown(root: Path, path: str, machine: Machine, before: Examination) 
 
 
 def require_store(root: Path, store: str, before: Examination) -> None:
-    """The store must exist, on the volume that is declared for it."""
+    """The store must exist, on its declared volume."""
     volume = volumes.covering(store, before.volumes)
     if root == Path("/") and volume is not None:
         mounted.require(volume)
     if not (root / store.lstrip("/")).is_dir():
-        raise Refused(f"the store {store} is missing", "check that its volume is mounted")
+        raise Refused(
+            f"the directory of the store {store} is missing",
+            f"run 'findmnt --target {store}' to see whether its volume is mounted",
+        )
 
 
 def is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:
-    """Whether the store has the directory *place* only as the way to the *inner* paths."""
+    """Whether the directory *place* of the store contains only the *inner* paths and their
+    parents.
+    """
     leading = {path[:n] for path in inner for n, char in enumerate(path) if char == "/"}
     todo = [""]
     try:
@@ -80,13 +89,12 @@ def is_only_parent(place: Path, inner: tuple[str, ...]) -> bool:
 
 
 def require_unbound(live: Path, inner: tuple[str, ...]) -> None:
-    """Raise ``Refused`` if something declared below *live* is in use from the store: the root
-    has only places for it, and would put those where the next boot looks for it.
+    """Raise ``Refused`` if a declared path below *live* is in use from the store: the root has only
+    an empty mount point for it, which would replace the content in the store.
     """
     for path in inner:
         if mountinfo.mounted_at(str(live / path)) is not None or (live / path).is_symlink():
             raise Refused(
-                f"{live / path} is in use from the store, in the directory that --replace would "
-                "move away",
-                f"move the store's version aside by hand, and adopt {live} without --replace",
+                f"cannot replace {live} in the store: {live / path} is in use from the store",
+                f"move the store's version away by hand, and adopt {live} without --replace",
             )

@@ -1,4 +1,4 @@
-"""The data of an adoption on its way: copy and verify, declare, rename, copy changes, bind."""
+"""The transfer of an adoption: copy and verify, declare, rename, copy the changes, bind."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ephemeroot.plan import stores
 
 
 class Transfer:
-    """One adoption under way, with everything open: from the root *bare*, without the mounts in
-    it, to the *store*.
+    """The transfer of one adoption, between open directories: from the root without its mounts
+    (*bare*) to the *store*.
     """
 
     def __init__(
@@ -46,18 +46,20 @@ class Transfer:
         self.copier.progress = lambda name: candidate.progress(self.copier, name)
         self.source = candidate.operation.source
 
-    def counted(self) -> str:
-        """How much was copied."""
+    def amount(self) -> str:
+        """The amount of copied data."""
         copied, shared = self.copier.copied, self.copier.shared
         parts = [f"{amounts.size(copied)} copied"] if copied or not shared else []
         return ", ".join(parts + ([f"{amounts.size(shared)} shared"] if shared else []))
 
     def _leave_out(self, path: str, reason: str) -> None:
-        """Note an entry that cannot be copied; the others are."""
+        """Note an entry that cannot be copied; the copy continues with the next."""
         self.left_out[path] = reason
 
     def copy(self) -> list[str]:
-        """Copy under a temporary name, verify, declare, rename; what kept changing."""
+        """Copy under a temporary name, verify, declare, rename. Returns the files that changed
+        during the copy.
+        """
         name = underway.name(self.source)
         folder = records.open_folder(self.store, underway.FOLDER)
         try:
@@ -67,7 +69,7 @@ class Transfer:
                 self._copy(parent, last, folder, name)
 
                 def verify() -> Mirror:
-                    # Byte by byte, unless all of it is shared with the source.
+                    # Compare the bytes, unless all of them are shared with the source.
                     content = bool(self.copier.copied)
                     return self._mirror(parent, last, folder, name, content=content)
 
@@ -80,10 +82,10 @@ class Transfer:
             self._put_in_place(folder, name)
         finally:
             os.close(folder)
-        return self._catch_up() or changed
+        return self._synchronise() or changed
 
     def _settle(self, run: Callable[[], Mirror]) -> list[str]:
-        """Repeat until nothing changes; what another process keeps writing to."""
+        """Repeat until no file changes. Returns the files that other processes still change."""
         last = settle(run)
         self.left_out = dict(last.skipped)
         return [*last.changed, *last.removed]
@@ -97,21 +99,21 @@ class Transfer:
         except OutOfBounds as error:
             _clear(folder, name)
             raise EphemerootError(
-                f"{self.candidate.path} is not adopted: {error}",
+                f"cannot adopt {self.candidate.path}: {error}",
                 "see 'Limits' in docs/persistence.md",
             ) from error
         except OSError as error:
             _clear(folder, name)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise EphemerootError(
-                    f"the store {self.candidate.store} is too full to take {self.candidate.path}",
-                    "free space on its volume",
+                    f"cannot adopt {self.candidate.path}: the store {self.candidate.store} is full",
+                    "free space on its volume, and run the command again",
                 ) from error
             raise
 
     def merge(self) -> list[str]:
-        """Bring into the store's directory what it lacks of the root's, beside what is declared
-        below it; or what changed since an interrupted run.
+        """Copy into the existing directory of the store what it lacks of the root's: all but the
+        declared paths below it, or the changes since an interrupted run.
         """
         folder = records.open_folder(self.store, underway.FOLDER)
         try:
@@ -122,14 +124,14 @@ class Transfer:
         if not self.candidate.inner:
             self._declare()
             self._make_parents()
-            return self._catch_up()
-        changed = self._catch_up()
+            return self._synchronise()
+        changed = self._synchronise()
         kernel.sync_filesystem(self.store)
         self._declare()
-        return self._catch_up() or changed
+        return self._synchronise() or changed
 
-    def _catch_up(self) -> list[str]:
-        """Make the store's like the root's again, in its place."""
+    def _synchronise(self) -> list[str]:
+        """Make the content of the store equal to that of the root, in place."""
         parent, last = self._live()
         try:
             target, name = tree.open_parent(self.store, self.source)
@@ -142,7 +144,7 @@ class Transfer:
             os.close(parent)
 
     def _live(self) -> tuple[int, str]:
-        """The directory and the name of the live path, in the root without what is mounted."""
+        """The directory and the name of the live path, in the root without its mounts."""
         head, _, last = self.candidate.path.rpartition("/")
         return tree.open_parent(
             self.bare, tree.resolve(self.bare, head or "/").rstrip("/") + "/" + last
@@ -152,7 +154,7 @@ class Transfer:
         self, parent: int, last: str, target: int, name: str, *, content: bool = False,
         delete: bool = True, since: int = 0,
     ) -> Mirror:  # fmt: skip
-        excluded = self.candidate.inner if self.candidate.there else ()
+        excluded = self.candidate.inner if self.candidate.in_store else ()
         mirror = Mirror(
             excluded=excluded, delete=delete, content=content, since=since, copier=self.copier
         )
@@ -171,7 +173,7 @@ class Transfer:
                 mirror.file(old, target, name, self.candidate.path)
         except OutOfBounds as error:
             raise EphemerootError(
-                f"{self.candidate.path} is not complete in the store: {error}",
+                f"the copy of {self.candidate.path} in the store is incomplete: {error}",
                 "see 'Limits' in docs/persistence.md",
             ) from error
         finally:
@@ -179,7 +181,7 @@ class Transfer:
         return mirror
 
     def _declare(self) -> None:
-        """Write it into the drop-in, if it is not declared yet."""
+        """Write the path into the drop-in, unless it is declared."""
         if self.candidate.declare is not None:
             drop_in.add(self.root, [self.candidate.declare])
 
@@ -212,13 +214,14 @@ class Transfer:
     def _require_replace(self) -> None:
         if not self.candidate.replace:
             raise EphemerootError(
-                f"the store {self.candidate.store} has another {self.candidate.path} now",
-                "compare both, and run the command again",
+                f"cannot adopt {self.candidate.path}: another process has just created it in the "
+                f"store {self.candidate.store}",
+                "compare the two versions, and run the command again",
             )
 
     def _put_across(self, folder: int, name: str, target: int, last: str) -> None:
-        """Its place is on a subvolume of its own, or has a project or an encryption of its own:
-        no rename leads there from *folder*, and the copy is copied again, in a workshop there.
+        """Copy again, in a workshop beside the target: a target in a separate subvolume, project
+        quota or encryption policy cannot be renamed to from *folder*.
         """
         with Workshop(target) as workshop:
             Copier().copy(folder, name, workshop.fd, COPY, subvolume=True)
@@ -233,14 +236,13 @@ class Transfer:
 
     def _cannot_keep(self) -> EphemerootError:
         return EphemerootError(
-            f"{self.candidate.path} is a separate subvolume in the store, which cannot be kept "
-            "aside",
+            f"cannot replace {self.candidate.path} in the store: it is a separate subvolume there",
             "move it away, and adopt the path without --replace",
         )
 
     def _exchange(self, folder: int, name: str, target: int, last: str) -> None:
-        """Swap the copy for what the store has. The copy is moved to where the other will be kept
-        before: so that one is at no moment under a name that the next run clears.
+        """Exchange the copy for the content of the store. The copy is first moved to the place
+        where the content is then kept: the content never has a name that the next run clears.
         """
         aside = records.open_folder(self.store, stores.REPLACED)
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
@@ -263,12 +265,12 @@ class Transfer:
         )
 
     def bind(self) -> bool:
-        """Put the store's instead of the root's, as the boot will; whether that was done."""
+        """Bind the path from the store as the next boot does. Returns whether there was a bind."""
         if isinstance(self.candidate.operation, Copy):
             return False
         before = time.time_ns()
         self.candidate.operation.execute(self.stage)
-        # What was written in the last moment by who looked before the bind was there.
+        # Copy the last writes of processes that opened a file before the bind.
         parent, last = self._live()
         try:
             target, name = tree.open_parent(self.store, self.source)
@@ -282,5 +284,5 @@ class Transfer:
 
 
 def _clear(directory: int, name: str) -> None:
-    """Remove a copy of Ephemeroot's."""
+    """Remove a temporary copy."""
     removal.remove(directory, name, subvolumes=True, unlock=True)

@@ -1,5 +1,5 @@
-"""What a live overlay root does not show of the installed root below it: a container's whiteouts
-and opaque directories (``ephemeroot.linux.layers``).
+"""Whiteouts and opaque directories of containers in the installed root, which a live overlay root
+does not show (``ephemeroot.linux.layers``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def is_overlay(root: str) -> bool:
 
 
 def require_none(path: str, live: int, base: int) -> None:
-    """Raise ``Refused`` if the directory *path* of the open overlay root *live* hides a whiteout
-    or the mark of an opaque directory that the open installed root *base* has below it.
+    """Raise ``Refused`` if the installed root *base* has a whiteout or an opaque directory below
+    *path*, which the overlay root *live* hides. Both roots are open directories.
     """
     todo = [path.strip("/")]
     while todo:
@@ -30,15 +30,15 @@ def require_none(path: str, live: int, base: int) -> None:
             os.close(paths.open_beneath(live, place, _DIRECTORY))
             fd = paths.open_beneath(base, place, _DIRECTORY)
         except OSError:
-            continue  # only one of them has it
+            continue  # only one of the two roots has it
         try:
             found = _hidden(fd)
             if found is not None:
                 raise Refused(
-                    f"{path} has a container's storage in the installed root, which this root, an "
-                    f"overlay, cannot show correctly: {found} /{place}".rstrip("/"),
-                    "declare it in the configuration, then 'ephemeroot apply' and reboot: the boot "
-                    "copies it from the installed root and the layer",
+                    f"cannot adopt {path}: this overlay root hides a part of the container storage "
+                    f"in the installed root: {found} /{place}".rstrip("/"),
+                    "declare the path in the configuration, run 'ephemeroot apply' and reboot: the "
+                    "boot copies it from the installed root and the layer",
                 )
             todo += [f"{place}/{name}" for name in _directories(fd)]
         finally:
@@ -46,7 +46,7 @@ def require_none(path: str, live: int, base: int) -> None:
 
 
 def _hidden(fd: int) -> str | None:
-    """What of the open directory an overlay hides, in words; ``None`` for nothing."""
+    """What an overlay hides in the open directory, in words; ``None`` if it hides nothing."""
     try:
         if os.getxattr(fd, OPAQUE) == b"y":
             return "the opaque directory"

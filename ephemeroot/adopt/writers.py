@@ -1,6 +1,6 @@
-"""Which processes have files open for writing below a path (proc_pid_fd(5), proc_pid_fdinfo(5)).
+"""Processes with files open for writing below a path (proc_pid_fd(5), proc_pid_fdinfo(5)).
 
-They would continue writing where nothing looks any more: to the root under the bind.
+They would continue to write to the root, in files that the bind hides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNIT = re.compile(r"/([^/]+\.(?:service|scope))(?:/|$)")
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A process with its systemd unit (empty if it has none) and the first such file."""
+    """A process, its systemd unit (may be empty), and its first file below the path."""
 
     pid: int
     name: str
@@ -34,7 +34,7 @@ class Writer:
 
 
 def below(path: str) -> list[Writer]:
-    """The processes that have a regular file at or below *path* open for writing."""
+    """The processes with a regular file at or below *path* open for writing."""
     found = []
     for folder in sorted(PROC.iterdir(), key=lambda folder: folder.name):
         number = values.number(folder.name)
@@ -49,7 +49,7 @@ def below(path: str) -> list[Writer]:
 def _opened(process: Path, path: str) -> str:
     try:
         descriptors = list((process / "fd").iterdir())
-    except OSError:  # it has ended, or is not ours to look into
+    except OSError:  # it has ended, or this user may not read it
         return ""
     for descriptor in descriptors:
         try:

@@ -1,1 +1,1 @@
-"""Making the next boot follow the configuration: checks, steps, the boot loader."""
+"""Applying a configuration: its checks and its steps."""

@@ -1,4 +1,4 @@
-"""A configuration on its way to the boot: the checks, the changes, and the steps of ``apply``."""
+"""The application of a configuration: the checks, the changes and the steps of ``apply``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 
-from ephemeroot import terminal
+from ephemeroot import amounts, terminal
 from ephemeroot.base import missing_bases
 from ephemeroot.config import Configuration, Examination, Machine, examine, sources, volumes
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
@@ -25,10 +25,10 @@ from ephemeroot.step import Step
 
 
 class Application:
-    """One configuration on its way to the boot of the machine below *root*.
+    """The application of one configuration to the machine below *root*.
 
-    Raises ``InvalidConfiguration`` if there is a mistake in it, and ``Refused`` if a store
-    is not mounted; nothing has been written then.
+    Raises ``InvalidConfiguration`` for errors in it, and ``Refused`` if a check fails, for example
+    if a store is not mounted; has written nothing in either case.
     """
 
     def __init__(self, root: Path, config: Configuration, machine: Machine) -> None:
@@ -46,11 +46,15 @@ class Application:
             for found in boot_loader.findings(self.machine):
                 raise Refused(
                     found.text,
-                    f"{found.hint}, or set external-boot = true in [root] if this machine is "
-                    "booted from elsewhere",
+                    f"{found.hint}; or set external-boot = true in [root] if this machine boots "
+                    "from elsewhere",
                 )
         if not config.stores:
-            raise Misconfigured("no store is declared: no file would survive a boot")
+            raise Misconfigured(
+                "the configuration declares no store, so no file would survive a boot",
+                "declare a store, for example [persistence.\"/persistent\"]; 'ephemeroot init' "
+                "proposes one",
+            )
         self.booted = applied.booted() if root == Path("/") else None
         followed = self.booted or self.old
         before = followed.declared() if followed is not None else {}
@@ -59,8 +63,8 @@ class Application:
         self.plan = b""
 
     def _system(self, machine: Machine) -> str:
-        """The id of this system: the one that it has been applied with, which the stores know too
-        after a reinstallation; a new one for another root, such as a copy of this one.
+        """The id of this system: that of the applied plan, which the stores have too after a
+        reinstallation; a new id for another root, such as a copy of this one.
         """
         wiping = self.config.wiping
         known = identity.of_root(wiping, machine) if wiping is not None else {}
@@ -76,7 +80,7 @@ class Application:
 
     def _require_this_root(self) -> None:
         """Raise ``Refused`` in a boot of another root than the plan's, unless the configuration
-        names it: what is applied there would leave the plan's own root unwiped for ever.
+        names this root: a plan for it would end the wipes of the other.
         """
         found = foreign.of_boot(self.root)
         if found is None or found.kind == ownership.FILESYSTEM:
@@ -86,13 +90,13 @@ class Application:
         if found.kind == ownership.ROOT and named and self._is_mounted():
             return
         raise Refused(
-            f"this boot is of another root: {found.message}",
-            "boot the ephemeral root, and apply there; to make this root ephemeral instead, name "
-            "it in the wiper's table (subvolume, dataset)",
+            f"cannot apply: this boot has another root: {found.message}",
+            "boot the ephemeral root, and run 'ephemeroot apply' there; to make this root "
+            "ephemeral instead, name it in the wiper's table (subvolume, dataset)",
         )
 
     def _is_mounted(self) -> bool:
-        """Whether the root that the new plan is for is the one that runs."""
+        """Whether the root of the new plan is the mounted one."""
         wipe = self.compilation.plan.root_wipe()
         if wipe is None:
             return False
@@ -103,11 +107,11 @@ class Application:
         try:
             return applied.load(self.root)
         except Damaged as error:
-            terminal.warning(f"{error.message}: it is replaced")
+            terminal.warning(f"{error.message}; the plan is replaced")
             return None
 
     def _generation(self) -> int:
-        """The applied plan's if it says the same already, else one more than any so far."""
+        """The generation of the applied plan if the new plan is the same, else a new one."""
         newest = max(self._recorded(path) for path in self.stores.values())
         if self.old is None:
             return newest + 1
@@ -116,47 +120,49 @@ class Application:
         return max(newest, self.old.generation) + 1
 
     def _recorded(self, store: Path) -> int:
-        """The newest generation that *store* knows. A damaged record is repaired if the applied
-        plan tells what it must have been.
+        """The newest generation in the records of *store*. A damaged record is replaced with the
+        generation of the applied plan, if there is one.
         """
         try:
             return stores.generation(store)
         except Damaged as error:
             if self.old is None:
                 raise
-            terminal.warning(f"{error.message}: it is replaced")
+            terminal.warning(f"{error.message}; the record is replaced")
             return self.old.generation
 
     def is_applied(self) -> bool:
-        """Whether the applied plan says the same already."""
+        """Whether the applied plan is the same as the new one."""
         return self.old is not None and applied.are_equivalent(self.old, self.compilation.plan)
 
     @property
     def since(self) -> str:
-        """What the changes are counted from: what this machine booted with, if that is known."""
+        """The plan that ``changes`` compares with: that of this boot if it is known, else the
+        applied one.
+        """
         if self.booted is not None:
             return f"generation {self.booted.generation}, which this machine booted with"
         return f"generation {self.old.generation}" if self.old else "nothing applied"
 
     def forgotten(self) -> list[tuple[str, str]]:
-        """Paths, each with its store, that persisted so far and will not any more."""
+        """Paths that are no longer persistent, each with its store."""
         followed = self.booted or self.old
         before = followed.declared() if followed is not None else {}
         after = self.compilation.plan.declared()
         return [(path, before[path]) for path in before if path not in after]
 
     def require_seeds(self) -> None:
-        """Raise ``Refused`` if the next boot could not take over what is newly declared."""
+        """Raise ``Refused`` if the next boot cannot seed a newly declared path."""
         refused = [seed for seed in self.seeds if seed.refusal]
         if refused:
             raise Refused(
-                "the next boot cannot seed the newly declared paths: "
-                + "; ".join(seed.describe() for seed in refused),
+                "the next boot cannot seed newly declared paths: "
+                + amounts.listed([seed.describe() for seed in refused], separator="; "),
                 f'run: {seeds.adopt_line(refused)} (or declare it with initial = "empty")',
             )
 
     def changes(self) -> list[str]:
-        """Lines ``+ …`` and ``- …``: the new plan against the one that counts so far."""
+        """Lines ``+ …`` and ``- …``: the new plan compared with that of this boot."""
         before, after = _lines(self.booted or self.old), _lines(self.compilation.plan)
         changed = [
             f"{line[0]} {line[2:]}"
@@ -164,12 +170,12 @@ class Application:
             if line.startswith(("+ ", "- "))
         ]
         if not changed and not self.is_applied():
-            changed = ["+ settings that `ephemeroot plan` does not list"]
+            changed = ["+ settings that 'ephemeroot plan' does not list"]
         return changed
 
     def steps(self, *, images: bool) -> list[Step]:
-        """Everything to be done, in order. What the boot reads is written and on the disk
-        before the first image is built.
+        """All steps in order. The plan and the records are on the disk before the first image is
+        built.
         """
         steps: list[Step] = [self._mark(path) for path in self.compilation.unmarked]
         steps.append(Action(f"write the plan to {sources.PLAN}", self._write_plan))
@@ -205,7 +211,10 @@ class Application:
         machine = dataclasses.replace(self.machine, generation=self.generation)
         compilation = compile_examination(examine(self.config, machine))
         if compilation.unmarked:
-            raise EphemerootError(f"the store {compilation.unmarked[0]} has no marker")
+            raise EphemerootError(
+                f"the marker of the store {compilation.unmarked[0]} has disappeared",
+                "run the command again",
+            )
         self.plan = compilation.plan.dump()
         target = applied.path(self.root)
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -227,16 +236,15 @@ class Application:
         if self.root != Path("/"):
             generator = installed.on(str(self.root)) or installed.recommended()
             raise Misconfigured(
-                "images can only be built on the machine itself, not with --root",
+                "cannot build images with --root, only on the machine itself",
                 f"add --no-images, and run {generator.NAME} in that root",
             )
         generators = installed.set_up()
         if not generators:
-            setups = " or ".join(f"`ephemeroot setup {name}`" for name in names)
+            setups = " or ".join(f"'ephemeroot setup {name}'" for name in names)
             raise Misconfigured(
-                f"no initramfs generator ({', '.join(names)}) is installed and has ephemeroot's "
-                "module",
-                f"install one of them, and run {setups} unless a package has installed ephemeroot",
+                f"no installed initramfs generator ({', '.join(names)}) has the ephemeroot module",
+                f"install one of them and ephemeroot's package for it, or run {setups}",
             )
         steps: list[Step] = []
         for generator in generators:
@@ -245,7 +253,7 @@ class Application:
             steps += [Rebuilding(image, lambda: self.plan) for image in found]
         if not steps:
             raise Misconfigured(
-                "no initramfs image of an installed kernel was found",
+                "no initramfs image of an installed kernel exists",
                 f"build one with {' or '.join(g.NAME for g in generators)} first, or add "
                 "--no-images",
             )
@@ -254,11 +262,11 @@ class Application:
 
 def _warn_of(unknown: list[str]) -> None:
     for line in unknown:
-        terminal.warning(line, "it does not get this plan; rebuild it by hand")
+        terminal.warning(line, "apply does not rebuild it; rebuild it by hand to give it the plan")
 
 
 def _lines(plan: Plan | None) -> list[str]:
-    """A plan as people compare it."""
+    """The lines of a plan for a comparison."""
     if plan is None:
         return []
     lines = [f"before the root is mounted: {o.describe()}" for o in plan.wipe]

@@ -1,8 +1,8 @@
 """The command line: a module for each verb.
 
-A verb has a line in ``verbs.VERBS``, and its module ``configure(parser)`` and
-``run(arguments) -> int``. ``arguments`` has ``root``, ``config`` and ``json`` besides
-the verb's own. Errors are raised; only ``main`` prints them.
+A verb has a line in ``verbs.VERBS``. Its module has ``configure(parser)`` and
+``run(arguments) -> int``. ``arguments`` has ``root``, ``config`` and ``json`` in addition to the
+verb's own arguments. Verbs raise errors; only ``main`` prints them.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ __all__ = ["PLUMBING", "VERBS", "main", "program"]
 
 
 def program() -> NoReturn:
-    """Be the installed command: run the program and end this process with its exit code.
+    """The installed command: run the program and exit with its exit code.
 
-    A short verb uses all that it loads until its end: the search for garbage is rare, and the
-    interpreter is not taken apart, which would take a tenth of the verb's time. Functions that are
-    registered with ``atexit`` run, and threads are waited for.
+    A verb is short and keeps most objects until its end. So garbage collection is rare, and the
+    process exits without the finalisation of the interpreter, which would take a tenth of the
+    verb's time. Functions registered with ``atexit`` run, and threads are joined.
     """
     gc.set_threshold(100_000)
     _have_standard_streams()
     if os.geteuid() == 0:
-        # All users may read the files of the system, and only root may write to them, also where
-        # root has another umask. sudo(8) does the same. Private files get their mode explicitly.
+        # Files of the system are readable by all users and writable by root, whatever umask root
+        # has. sudo(8) does the same. Private files get their mode explicitly.
         os.umask(0o022)
     code = main()
     if "threading" in sys.modules:
         sys.exit(code)
     atexit._run_exitfuncs()
-    with suppress(OSError):  # its reader has gone
+    with suppress(OSError):  # the reader has closed the pipe
         sys.stderr.flush()
     os._exit(code)
 
 
 def _have_standard_streams() -> None:
-    """Have /dev/null for each standard stream that this process was started without."""
+    """Open /dev/null for each standard stream that is closed at the start."""
     if None not in (sys.stdin, sys.stdout, sys.stderr):
         return
     from ephemeroot.linux import paths
@@ -60,10 +60,10 @@ def _have_standard_streams() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code, 1 too if its output could not be written.
+    """Run the program and return its exit code; 1 also if its output cannot be written.
 
     0 done, 1 failed, 2 wrong usage or configuration, 3 locked by another run, 10 partly
-    done, 130 interrupted. Foreseen errors are printed; anything else is a bug and keeps
+    done, 130 interrupted. Expected errors are printed; any other exception is a bug and keeps
     its traceback.
     """
     postponed.install()
@@ -73,38 +73,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _outcome(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # who read it has gone, and knows
-            _say_error(f"standard output: {error.strerror}")
-        # Nothing is left that Python would write, and complain of, while it exits.
+        if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe on purpose
+            _print_error(f"cannot write to standard output: {error.strerror}")
+        # Python writes the rest of the output at its exit, and would report another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or output.FAILED
     return code
 
 
 def _outcome(words: Sequence[str]) -> int:
-    complain = _complain_as_json if "--json" in words else _complain
+    report = _report_as_json if "--json" in words else _report
     try:
         return _run(words)
     except EphemerootError as error:
-        complain(error)
+        report(error)
         return error.exit_code
     except BrokenPipeError:
         raise
     except ModuleNotFoundError as error:
-        complain(_missing_module(error))
+        report(_missing_module(error))
         return output.FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        complain(EphemerootError(f"{where}{error.strerror or error}", _permission_hint(error)))
+        report(EphemerootError(f"{where}{error.strerror or error}", _permission_hint(error)))
         return output.FAILED
     except KeyboardInterrupt as interruption:
         step = str(interruption)  # see ``execution.Interrupted``
-        _say_error(f"interrupted: {step}" if step else "interrupted")
+        _print_error(f"interrupted: {step}" if step else "interrupted")
         return output.INTERRUPTED
 
 
 def _missing_module(error: ModuleNotFoundError) -> EphemerootError:
-    """What installs another project's module. Raises *error* for any other: that is a bug."""
+    """The error for a missing module of another project, with the command that installs it. Raises
+    *error* for any other module: that is a bug.
+    """
     from ephemeroot.machine import python_modules
 
     name = error.name or ""
@@ -116,21 +118,19 @@ def _missing_module(error: ModuleNotFoundError) -> EphemerootError:
 
 
 def _allow_every_character() -> None:
-    """A locale may lack a character, a hyphen of Ephemeroot's or a letter of a path: say it
-    otherwise.
-    """
+    """Escape characters that the locale lacks, for example in a path."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _say_error(message: str, hint: str = "") -> None:
-    from ephemeroot import terminal  # --help and --version have no use for it
+def _print_error(message: str, hint: str = "") -> None:
+    from ephemeroot import terminal  # --help and --version do not need it
 
     terminal.error(message, hint)
 
 
-def _complain(error: EphemerootError) -> None:
-    # Not for everybody: a unit that runs at every boot has no use for the configuration.
+def _report(error: EphemerootError) -> None:
+    # Imported only after an error: the units that run at every boot read no configuration.
     from ephemeroot import terminal
     from ephemeroot.config import InvalidConfiguration
 
@@ -140,8 +140,8 @@ def _complain(error: EphemerootError) -> None:
     terminal.problems(error.problems, sys.stderr)
 
 
-def _complain_as_json(error: EphemerootError) -> None:
-    """On standard output, where a program looks for it."""
+def _report_as_json(error: EphemerootError) -> None:
+    """Print *error* to standard output as the JSON document of the run."""
     from ephemeroot.config import InvalidConfiguration
 
     found: dict[str, object] = {

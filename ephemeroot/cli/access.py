@@ -1,8 +1,8 @@
-"""What a verb opens for writing, declared beside its arguments.
+"""The places that a verb opens for writing, declared with its arguments.
 
-The declaration decides whether the verb's mounts are read-only. It is in the manual, word for word
-(``tests/docs/test_manual.py``), and ``tests/cli/every_verb/test_verb_mounts.py`` traces what every
-verb really mounts.
+The declaration decides whether the verb's mounts are read-only. The manual has the same text
+(``tests/docs/test_manual.py``), and ``tests/cli/every_verb/test_verb_mounts.py`` traces the mounts
+of every verb.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ NOTHING = "nothing"
 
 
 def declare(parser: argparse.ArgumentParser, writes: str) -> None:
-    """Declare what the verb or action of *parser* opens for writing: ``NOTHING``, or words for the
-    manual.
+    """Declare the places that the verb or action of *parser* opens for writing: ``NOTHING``, or
+    the text of the manual.
     """
     parser.set_defaults(writes=writes)
 
 
 def may_write(arguments: argparse.Namespace) -> bool:
-    """Whether this run may open for writing what its verb declared; never in a dry run."""
+    """Whether this run may write to the places that its verb declares; never in a dry run."""
     return bool(arguments.writes != NOTHING and not getattr(arguments, "dry_run", False))

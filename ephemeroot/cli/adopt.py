@@ -1,4 +1,4 @@
-"""``ephemeroot adopt``: live data into the store, and declared, while the machine runs."""
+"""``ephemeroot adopt``: copy live data into the store and declare it while the machine runs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own arguments."""
     access.declare(parser, "the store and /etc/ephemeroot; with --apply the files that apply opens")
     parser.add_argument("path", nargs="+", metavar="PATH", help="a directory or file of the root")
-    parser.add_argument("--store", metavar="PATH", help="which store (default: the first)")
+    parser.add_argument("--store", metavar="PATH", help="the store (default: the first)")
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="replace the content of the store by the root's; the old content is kept aside",
+        help="replace the store's version with the root's; the old version is kept aside",
     )
     parser.add_argument(
         "--apply",
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: all of it is in the store; 10: something kept changing while it was copied."""
+    """Exit code 0: all files are in the store; 10: some are not, or changed during the copy."""
     if arguments.config is not None:
         raise Misconfigured(
             f"adopt declares paths in /{drop_in.FOLDER}, which --config {arguments.config} does "
@@ -53,12 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.apply and arguments.json:
         raise Misconfigured(
-            "--apply and --json exclude each other", "run 'ephemeroot apply --json' afterwards"
+            "cannot combine --apply with --json", "run 'ephemeroot apply --json' afterwards"
         )
     root = Path(arguments.root)
     machine = Machine.of(arguments.root)
     if "" in arguments.path:
-        raise Misconfigured("a path is empty", "name files or directories of the root")
+        raise Misconfigured("a PATH is empty", "name files or directories of the root")
     with lock.hold(root, "ephemeroot adopt", dry_run=arguments.dry_run):
         adopter = Adopter(
             root,
@@ -82,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _apply(arguments: argparse.Namespace, adopter: Adopter) -> int:
-    """Have the next boot put it in place, if that is asked for; the exit code of that. The lock is
-    free: ``apply`` takes it.
+    """Apply the configuration if the user wants that; returns the exit code. The lock must be free:
+    ``apply`` takes it.
     """
     declared = any(one.declare for one in adopter.adoptions)
     if arguments.dry_run:
@@ -92,11 +92,11 @@ def _apply(arguments: argparse.Namespace, adopter: Adopter) -> int:
         return 0
     wanted = arguments.apply
     if declared and not (wanted or arguments.yes or arguments.json):
-        wanted = _wants("The next boot does not bind it yet. Apply now?")
+        wanted = _wants("The next boot binds it only after 'ephemeroot apply'. Apply now?")
     if not wanted:
         if declared and not arguments.json:
             terminal.say(
-                "run 'ephemeroot apply', which rebuilds the images, so that the next boot binds it"
+                "run 'ephemeroot apply' to rebuild the images, so that the next boot binds it"
             )
         return 0
     return apply.run(
@@ -129,8 +129,7 @@ def _show(adopter: Adopter, held: dict[str, list[Writer]]) -> None:
         for writer in held[one.path]:
             terminal.warning(
                 str(writer),
-                "the copy may be inconsistent, and it continues to write to the root afterwards: "
-                "stop it first",
+                "stop it first: the copy may be inconsistent, and later writes go to the root",
             )
 
 
@@ -151,7 +150,7 @@ def _adopt(
             one.progress = update
             result = execution.one(one)
         if not arguments.json:
-            terminal.say(f"{one.path}: {result.words}")
+            terminal.say(f"adopted {one.path}: {result.outcome}")
     return execution.results
 
 
@@ -164,19 +163,20 @@ def _conclude(adopter: Adopter, held: dict[str, list[Writer]], root: Path) -> No
     units = sorted({w.unit for found in held.values() for w in found if w.unit})
     if units:
         terminal.say(
-            f"these units still write to the root; run: systemctl restart {' '.join(units)}"
+            "these units still write to the old files of the root; run 'systemctl restart "
+            f"{' '.join(units)}'"
         )
     if any(one.declare for one in adopter.adoptions):
         terminal.say(f"declared in {drop_in.place(root)[0]}")
     if not is_ephemeral(root):
         terminal.say(
-            "the root's own files stay in use until the first ephemeral boot; run 'ephemeroot "
-            "adopt --replace' before it to copy later changes"
+            "the root's files stay in use until the first ephemeral boot; to copy later changes, "
+            "run 'ephemeroot adopt --replace' before it"
         )
 
 
 def _print_json(adopter: Adopter, held: dict[str, list[Writer]], results: list[Result]) -> None:
-    done: dict[str, Any] = {result.line: result.words for result in results}
+    done: dict[str, Any] = {result.line: result.outcome for result in results}
     content = {
         "settled": adopter.settled,
         "adoptions": [

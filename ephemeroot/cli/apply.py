@@ -1,4 +1,4 @@
-"""``ephemeroot apply``: from now on the boot does what the configuration says."""
+"""``ephemeroot apply``: make the next boots follow the configuration."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: everything was done and read back; 10: some images could not be rebuilt."""
+    """Exit code 0: all images are rebuilt and verified; 10: some images could not be rebuilt."""
     root = Path(arguments.root)
     with lock.hold(root, "ephemeroot apply", dry_run=arguments.dry_run):
         if not arguments.dry_run:
@@ -66,24 +66,23 @@ def _end_base_run(arguments: argparse.Namespace) -> None:
     try:
         cut_off.end(arguments.root, terminal.warning if arguments.json else terminal.say)
     except Damaged:
-        return  # the applied plan: it is reported below, and replaced
+        return  # the applied plan is damaged: Application reports and replaces it
 
 
 def _ask(arguments: argparse.Namespace, application: Application) -> None:
-    """Raise ``Misconfigured`` if nobody can be asked, ``EphemerootError`` if the answer is no."""
+    """Ask for confirmation. Raises ``Misconfigured`` without a terminal, ``EphemerootError`` if the
+    answer is "no".
+    """
     if arguments.yes:
         return
     wiped = [wipe.target for wipe in application.compilation.plan.wipes()]
-    what = f"the next boot makes {' and '.join(wiped)} fresh" if wiped else "nothing is wiped"
+    what = f"The next boot wipes {' and '.join(wiped)}" if wiped else "The next boot wipes nothing"
     histories.confirm(f"{what}. Apply?")
 
 
-# What it prints
-
-
 def _show(application: Application, todo: list[Step]) -> None:
-    """The changes and the steps, before anything is done."""
-    # apply writes the markers that are missing.
+    """Print the changes and the steps before the first step."""
+    # apply writes missing markers.
     warnings = application.compilation.warnings
     shown = (one for one in warnings if not store_refusals.is_about_no_marker(one))
     terminal.problems(shown, sys.stderr)
@@ -96,28 +95,28 @@ def _show(application: Application, todo: list[Step]) -> None:
         terminal.say(f"no changes since {application.since}")
     for path, store in application.forgotten():
         terminal.warning(
-            f"{path} no longer persists: the next root has the content of its base",
-            f"its content stays in the store, in {store}{path}",
+            f"{path} no longer persists: the next root has the version of its base",
+            f"the persistent version stays in the store, as {store}{path}",
         )
     if application.seeds:
-        sys.stdout.write(terminal.heading("to be seeded from this root:") + "\n")
+        sys.stdout.write(terminal.heading("the next boot seeds from this root:") + "\n")
         for seed in application.seeds:
             terminal.say(f"  {seed.describe()}")
     steps.show(todo)
 
 
 def _conclude(application: Application, results: list[Result]) -> None:
-    """What it comes to."""
+    """Print the result of the run."""
     count = sum(isinstance(result.step, Rebuilding) for result in results)
     if count:
         terminal.say(
-            f"done: {terminal.count(count, 'image')} of generation "
-            f"{application.generation} read back; the next boot follows it"
+            f"done: {terminal.count(count, 'image')} rebuilt and verified; the next boot follows "
+            f"generation {application.generation}"
         )
     elif application.old and application.old.generation == application.generation:
-        terminal.say("done; the images are unchanged")
+        terminal.say("done: the images are unchanged")
     else:
-        terminal.say("done, without images; until they are rebuilt, no boot wipes")
+        terminal.say("done, without the images: no boot wipes until they are rebuilt")
 
 
 def _seed(seed: Seed) -> dict[str, object]:
@@ -131,7 +130,7 @@ def _seed(seed: Seed) -> dict[str, object]:
 
 
 def _print_json(application: Application, results: list[Result]) -> None:
-    """Everything, for programs."""
+    """Print the changes, the seeds and the steps as JSON."""
     content = {
         "generation": application.generation,
         "since": application.since,

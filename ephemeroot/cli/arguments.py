@@ -1,4 +1,4 @@
-"""The command line's parser: nothing is imported for verbs that are not asked for."""
+"""The parser of the command line, which imports only the module of the verb in use."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ephemeroot import __version__
 from ephemeroot.cli import output, verbs
 from ephemeroot.errors import Misconfigured
 
-# argparse looks for a translation of each of its texts, in several files that do not exist: 600
-# system calls of a verb where a language is set. It ships none, and this program speaks English.
+# argparse looks up translations of its texts in several files that do not exist: 600 system calls
+# for each verb if a language is set. There are no translations, and this program is in English.
 vars(argparse)["_"] = str
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises instead of exiting, and takes no abbreviations: a new option must not change what an
-    old command line means. What is mistyped gets a suggestion.
+    """Raises errors instead of exiting, and suggests a correction for a mistyped word. Options
+    cannot be abbreviated: a new option must not change the meaning of an old command line.
     """
 
     verb = ""
-    """Set for the parser of a verb whose module is yet to be imported."""
+    """The name of the verb until its module is imported, then empty."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": Help, **kwargs, "allow_abbrev": False})
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.epilog = _examples(verbs.EXAMPLES.get(words[0], ()) if words else verbs.FIRST, words)
 
     def load(self) -> None:
-        """Import the verb's module and declare its arguments, unless that has been done."""
+        """Import the verb's module and declare its arguments, at the first call."""
         if self.verb:
             module = import_module(f"{__package__}.{verbs.module(self.verb)}")
             self.verb = ""
@@ -41,7 +41,9 @@ class Parser(argparse.ArgumentParser):
             self.set_defaults(run=module.run)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As the library's, but what is left over is an error here, where its options are known."""
+        """As in the base class, but reject unknown arguments here, where the verb's options are
+        known.
+        """
         self.load()
         found, left_over = super().parse_known_args(args, namespace)
         if left_over:
@@ -57,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         listed: Iterable[str] = map(str, action.choices)
-        if isinstance(action, argparse._SubParsersAction):  # without those that stay hidden
+        if isinstance(action, argparse._SubParsersAction):  # without hidden verbs
             listed = [choice.dest for choice in action._choices_actions]
             listed = [*listed, *(["help"] if action.metavar == "VERB" else [])]
         name = action.metavar or action.dest
@@ -74,10 +76,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def _closest(word: str, known: Sequence[str]) -> str | None:
-    """Which of the *known* words *word* was meant to be, or begins; case and dashes in front of it
-    tell nothing.
+    """The *known* word that *word* abbreviates or misspells, without regard to case and leading
+    hyphens.
     """
-    import difflib  # 3 ms that only a mistake costs
+    import difflib  # takes 3 ms
 
     names = {name.lstrip("-"): name for name in known}
     plain = word.lstrip("-").lower()
@@ -89,8 +91,8 @@ def _closest(word: str, known: Sequence[str]) -> str | None:
 
 
 class Help(argparse.HelpFormatter):
-    """Leaves the lines of examples as they are, and is as wide as the library's, which imports
-    ``shutil`` and four compressors for each parser to find out.
+    """Keeps the line breaks of examples. The width is the same as that of the base class, which
+    imports ``shutil`` and four compressors to find it.
     """
 
     def __init__(self, prog: str) -> None:
@@ -118,7 +120,7 @@ def _columns() -> int:
 
 _HEADING = "examples:\n"
 
-# Two letters that change places leave 0.75 of a word of four; `since` and `lines` share 0.6.
+# A swap of two letters in a word of four has the ratio 0.75; `since` and `lines` have 0.6.
 _CLOSE = 0.65
 
 
@@ -136,8 +138,8 @@ def _examples(known: Iterable[tuple[str, str]], words: Sequence[str]) -> str | N
 
 
 def parser(load: Iterable[str] = ()) -> Parser:
-    """The parser of the whole command line, in which the verbs in *load* are complete. Others are
-    when they are used.
+    """The parser of the whole command line. The verbs in *load* are complete; the others are
+    completed at their first use.
     """
     top = Parser(prog="ephemeroot", description="A root filesystem that is new at every boot.")
     version = f"ephemeroot {__version__}"
@@ -156,8 +158,8 @@ def parser(load: Iterable[str] = ()) -> Parser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    """Options that may stand before and after the verb (SUPPRESS: the later must not reset
-    the earlier).
+    """Add the options that are valid before and after the verb. With SUPPRESS, the default after
+    the verb does not reset an option before it.
     """
     group = parser.add_argument_group("options for every command")
     group.add_argument(
@@ -171,6 +173,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--root",
         metavar="DIR",
         default=argparse.SUPPRESS,
-        help="act for the machine whose root is DIR (default: this one)",
+        help="use the machine whose root directory is DIR (default: this machine)",
     )
     output.add_option(group)

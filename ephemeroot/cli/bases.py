@@ -1,4 +1,4 @@
-"""What the verbs that change the base share: the opened base, the questions, the lines."""
+"""Shared code of the verbs that change the base: the open base, the questions, the lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ephemeroot.wipers.oldroot import OldRoot
 
 @dataclass(frozen=True, slots=True)
 class BasedMachine:
-    """A machine and its configuration, read once for a run that works on the base."""
+    """A machine and its configuration, read once for a run on the base."""
 
     machine: Machine
     configuration: Configuration
@@ -32,7 +32,9 @@ class BasedMachine:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> BasedMachine:
-        """Raises ``InvalidConfiguration``. The base is opened for writing if the verb may."""
+        """Read the configuration. The base will be writable if the verb may write. Raises
+        ``InvalidConfiguration``.
+        """
         machine = Machine.of(arguments.root)
         configuration = read(machine, arguments.config)
         if any(not problem.warning for problem in configuration.problems):
@@ -51,7 +53,9 @@ class BasedMachine:
             yield place
 
     def kept(self) -> frozenset[str]:
-        """What a new root does not take from the base: declared paths, and what is mounted."""
+        """The paths that a new root does not take from the base: declared paths, stores, volumes
+        and mount points.
+        """
         stores = self.configuration.stores
         found = {entry.path for store in stores for entry in store.entries}
         found |= {store.path for store in stores}
@@ -62,13 +66,13 @@ class BasedMachine:
 
 
 def newest_old(place: Bases) -> OldRoot | None:
-    """The base that was replaced last; ``None`` if no base was."""
+    """The most recently replaced base; ``None`` if there is none."""
     found = [one for one in place.old() if one.name is not None and not one.name.unused]
     return max(found, key=lambda one: one.serial, default=None)
 
 
 def log(arguments: argparse.Namespace, lines: list[str]) -> Callable[[str], None]:
-    """What says a line of a change, and keeps it in *lines*."""
+    """A function that prints a line of a change and adds it to *lines*."""
 
     def say(line: str) -> None:
         lines.append(line)
@@ -79,23 +83,25 @@ def log(arguments: argparse.Namespace, lines: list[str]) -> Callable[[str], None
 
 
 def ask(arguments: argparse.Namespace, verb: str) -> Callable[[str, str], None]:
-    """What asks whether a base with a fault is to be taken anyway (``Order.ask``);
-    *verb* is what is run.
+    """A function that asks whether to use a new base despite a problem (``Order.ask``). *verb* is
+    the running command.
     """
 
     def decide(message: str, hint: str) -> None:
         if arguments.yes:
             terminal.warning(message, hint)
         elif not sys.stdin.isatty():
-            raise Refused(message, f"{hint}; '{verb} --yes' makes it the base anyway")
+            raise Refused(message, f"{hint}; or run 'ephemeroot {verb} --yes' to use it anyway")
         else:
-            histories.confirm("Make this the base anyway?", [message, hint])
+            histories.confirm("Use this base anyway?", [message, hint])
 
     return decide
 
 
 def foresee(place: Bases, command: str, say: Callable[[str], None]) -> Outcome:
-    """The dry run of *command* in a copy of the base. Raises what the run would raise at once."""
+    """The dry run of *command* in a copy of the base. Raises the errors with which the run would
+    begin.
+    """
     change.foresee(place)
     say(f"run {command} in a copy of {place.name}")
     return place.replace(lambda path: None, say, dry_run=True)

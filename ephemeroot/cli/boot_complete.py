@@ -18,6 +18,8 @@ from ephemeroot.hooks.stage import RUN, WIPED
 from ephemeroot.linux import documents, mountinfo, paths
 from ephemeroot.plan import foreign, lock
 
+_REBOOT = "reboot: each boot writes a new record"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb has no arguments of its own."""
@@ -25,10 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Mark every root and volume that this boot has made fresh; a kept one already is."""
+    """Mark the new root and volumes of this boot as boot-complete; kept ones are marked already."""
     other = foreign.of_boot(Path(arguments.root))
     if other is not None:
-        sys.stdout.write(f"nothing is recorded: {other.message}\n")
+        sys.stdout.write(f"not recorded: {other.message}\n")
         return 0
     failed: list[EphemerootError] = []
     for wipe, fresh in _made_fresh(Path(RUN, WIPED)):
@@ -38,14 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
             failed.append(
                 EphemerootError(
                     f"cannot mark {wipe.target} as boot-complete: {error.strerror}",
-                    "its root will be retired as unused; check that it is not mounted read-only",
+                    f"run 'findmnt {wipe.target}' to see whether it is mounted read-only; without "
+                    "the mark it is retired as unused",
                 )
             )
         except EphemerootError as error:
             failed.append(error)
         else:
             sys.stdout.write(
-                f"{wipe.target}: {'boot-complete' if marked else 'keeps no history'}\n"
+                f"{wipe.target}: {'boot-complete' if marked else 'no history to record in'}\n"
             )
     if cut_off.is_possible(arguments.root):
         say = partial(print, flush=True)
@@ -59,12 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _mark(wipe: Wipe, fresh: dict[str, str]) -> bool:
-    """Mark the root that is mounted at ``wipe.target``, if it is the one that *fresh* describes.
-    Whether the wiper keeps a history.
+    """Mark the root mounted at ``wipe.target`` if it matches *fresh*. Returns whether the wiper
+    keeps a history.
 
-    A volume can be mounted in a directory of a user, who can rename what leads there and put the
-    mount of another new root in its place: no link is followed, and what is compared is what is
-    marked.
+    A volume can be mounted in a user's directory. The user can rename a parent of it and substitute
+    the mount of another new root. So no link is followed, and one file descriptor is both compared
+    and marked.
     """
     wiper = wipe.load()
     top = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -77,8 +80,8 @@ def _mark(wipe: Wipe, fresh: dict[str, str]) -> bool:
         at_its_place = mount is not None and mount.point == path == wipe.target
         if not at_its_place or not wiper.is_fresh(f"/proc/self/fd/{root}", fresh):
             raise EphemerootError(
-                f"the mount at {wipe.target} is not the root that this boot has made fresh",
-                f"run 'findmnt {wipe.target}' and compare with 'ephemeroot status'",
+                f"cannot mark {wipe.target} as boot-complete: another filesystem is mounted there",
+                f"compare the output of 'findmnt {wipe.target}' with 'ephemeroot status'",
             )
         return wiper.mark_boot_complete(root)
     finally:
@@ -86,21 +89,21 @@ def _mark(wipe: Wipe, fresh: dict[str, str]) -> bool:
 
 
 def _made_fresh(record: Path) -> list[tuple[Wipe, dict[str, str]]]:
-    """What this boot's wipe stage has recorded, and how each new root can be recognised. Empty if
-    there was no wipe.
+    """The wipes that the wipe stage of this boot has recorded, each with the identity of its new
+    root; empty if there was no wipe.
     """
     try:
         content = documents.parse(documents.read(str(record)))
     except FileNotFoundError:
         return []
     except ValueError as error:
-        raise Damaged(f"{record} is damaged: {error}") from None
+        raise Damaged(f"{record} is damaged: {error}", _REBOOT) from None
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     if not isinstance(content, dict) or content.get("boot-id") != boot_id:
         return []
     found = {key: content[key] for key in sorted(content) if key.startswith("/")}
     if not documents.fits(found, {str: {}}):
-        raise Damaged(f"{record} is damaged: its structure is not valid")
+        raise Damaged(f"{record} is damaged: its structure is not valid", _REBOOT)
     return [(_wipe(facts), _fresh(record, facts)) for facts in found.values()]
 
 
@@ -113,5 +116,5 @@ def _wipe(facts: dict[str, Any]) -> Wipe:
 def _fresh(record: Path, facts: dict[str, Any]) -> dict[str, str]:
     fresh = facts.get("fresh")
     if not isinstance(fresh, dict) or not documents.fits(fresh, {str: str}):
-        raise Damaged(f"{record} is damaged: it does not name the new root")
+        raise Damaged(f"{record} is damaged: it does not name the new root", _REBOOT)
     return fresh

@@ -1,4 +1,4 @@
-"""``ephemeroot check``: every mistake in the configuration, in one run."""
+"""``ephemeroot check``: all problems of the configuration in one run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 without errors (warnings are none), else 2."""
+    """Exit code 2 if there are errors; 0 if there are only warnings, or no problems."""
     machine = hosts.machine(arguments)
     config = read(machine, arguments.config)
     examination = examine(config, machine)
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _omissions(examination: Examination) -> list[Problem]:
-    """What ``apply`` refuses before it builds an image."""
+    """Errors of the images, for which ``apply`` refuses to build them."""
     if examination.machine.another or examination.config.wiping is None:
         return []
     return [
@@ -77,8 +77,8 @@ def _omissions(examination: Examination) -> list[Problem]:
 
 
 def _obstacles(examination: Examination, plan: Plan | None) -> list[Problem]:
-    """A warning for each refusal that the next boot would end with. A missing base is no error:
-    ``base create`` needs the configuration that names it.
+    """A warning for each check that the next boot would fail. A missing base is only a warning:
+    ``base create`` needs a configuration that names it.
     """
     if plan is None:
         return []
@@ -95,7 +95,7 @@ def _obstacles(examination: Examination, plan: Plan | None) -> list[Problem]:
 
 
 def _boot_loader(examination: Examination) -> list[Problem]:
-    """What would start something else than ``apply`` writes."""
+    """Errors of the boot loader's configuration, with which it would not boot the new images."""
     wiping = examination.config.wiping
     if wiping is None or examination.config.external_boot or examination.machine.another:
         return []
@@ -104,7 +104,7 @@ def _boot_loader(examination: Examination) -> list[Problem]:
 
 
 def _missing_modules(examination: Examination) -> list[Problem]:
-    """Python modules of the wipers that no image can be built without."""
+    """Errors for missing Python modules of the wipers, without which no image can be built."""
     if examination.machine.another:
         return []
     wipings = [examination.config.wiping, *(volume.wipe for volume in examination.volumes)]
@@ -125,7 +125,7 @@ def _missing_modules(examination: Examination) -> list[Problem]:
 
 
 def _missing_parts(examination: Examination, plan: Plan | None) -> list[Problem]:
-    """Parts of other packages without which an image cannot mount what it should."""
+    """Errors for missing parts of other packages that an image needs to mount a filesystem."""
     machine, wiping = examination.machine, examination.config.wiping
     generator = None if machine.another else installed.on(machine.root)
     if generator is None or wiping is None:
@@ -138,7 +138,7 @@ def _missing_parts(examination: Examination, plan: Plan | None) -> list[Problem]
     return [
         Problem.at(
             wiping.origin.place,
-            f"{one.reason}: an image without it cannot boot with this configuration",
+            f"{one.reason}; without it an image cannot boot with this configuration",
             one.command.removeprefix("# ") if one.command[0] == "#" else f"run '{one.command}'",
             warning=not machine.live,
         )
@@ -147,7 +147,7 @@ def _missing_parts(examination: Examination, plan: Plan | None) -> list[Problem]
 
 
 def _outdated(examination: Examination, compiled: Plan | None) -> list[Problem]:
-    """The applied plan, and the images that boot, against this configuration."""
+    """Warnings if the applied plan or an image is older than the configuration."""
     if examination.machine.another:
         return []
     root = Path(examination.machine.root)
@@ -157,11 +157,11 @@ def _outdated(examination: Examination, compiled: Plan | None) -> list[Problem]:
         lines = age.findings(root)
     except (Damaged, OSError) as error:
         reason = error.message if isinstance(error, Damaged) else str(error.strerror)
-        return [Problem(file, "", f"the applied plan cannot be read: {reason}", hint, warning=True)]
+        return [Problem(file, "", f"cannot read the applied plan: {reason}", hint, warning=True)]
     if plan is None:
         return []
     if compiled is not None and not applied.are_equivalent(plan, compiled):
-        lines.insert(0, f"the applied generation {plan.generation} differs")
+        lines.insert(0, f"the applied generation {plan.generation} differs from the configuration")
     return [Problem(file, "", line, hint, warning=True) for line in lines]
 
 

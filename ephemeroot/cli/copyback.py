@@ -1,4 +1,4 @@
-"""``ephemeroot copyback``: store the files with ``method = "copy"`` (called by units)."""
+"""``ephemeroot copyback``: copy back files with ``method = "copy"`` (called by units)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ephemeroot.hooks.store.copyback import Recorded
 from ephemeroot.linux import documents
 from ephemeroot.plan import foreign
 
+_REBOOT = "copy changed files into the store by hand, and reboot: each boot writes a new record"
+
 _FILE = {"path": str, "store": str, "source": str, "user": int}
 _FORM = {"files": [_FILE], "stores": {str: str}, "limit": int, "root": str}
 
@@ -29,10 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Copy back what this boot's persistence stage has recorded; a line for each file."""
+    """Copy back the files in the record of this boot's persistence stage; print a line for each."""
     other = foreign.of_boot(Path("/"))
     if other is not None:
-        sys.stdout.write(f"nothing is copied back: {other.message}\n")
+        sys.stdout.write(f"no file is copied back: {other.message}\n")
         return 0
     with _one_at_a_time(Path(RUN, "copy.lock")):
         recorded = _recorded(Path(RUN, COPIES))
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             for fd in (root, *stores.values()):
                 os.close(fd)
     for path in back.copied:
-        sys.stdout.write(f"{terminal.printable(path)}: stored\n")
+        sys.stdout.write(f"{terminal.printable(path)}: copied back\n")
     for problem in (*problems, *back.problems):
         terminal.warning(problem)
     return output.PARTLY if problems or back.problems else 0
@@ -55,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _one_at_a_time(lock: Path) -> Iterator[None]:
-    if not lock.parent.is_dir():  # nothing was persisted in this boot
+    if not lock.parent.is_dir():  # this boot has no persistent paths
         yield
         return
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -67,21 +69,21 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 
 
 def _recorded(record: Path) -> Recorded | None:
-    """What this boot's persistence stage left, ``None`` if nothing is copied back."""
+    """The record of this boot's persistence stage; ``None`` if there are no files to copy back."""
     try:
         content = documents.parse(documents.read(str(record)))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise Damaged(f"{record} is damaged: {error}") from None
+        raise Damaged(f"{record} is damaged: {error}", _REBOOT) from None
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     if not isinstance(content, dict) or content.get("boot-id") != boot_id:
         return None
     if not _FORM.keys() - {"root"} <= content.keys() or not documents.fits(content, _FORM):
-        raise Damaged(f"{record} is damaged: its structure is not valid")
+        raise Damaged(f"{record} is damaged: its structure is not valid", _REBOOT)
     try:
         files = [{key: one[key] for key in _FILE if key != "user" or key in one}
                  for one in content["files"]]  # fmt: skip
     except KeyError:
-        raise Damaged(f"{record} is damaged: a file entry is not valid") from None
+        raise Damaged(f"{record} is damaged: a file entry is not valid", _REBOOT) from None
     return Recorded(files, content["stores"], content["limit"], content.get("root", ""))

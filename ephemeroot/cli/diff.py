@@ -1,4 +1,4 @@
-"""``ephemeroot diff``: what on this root is not persisted and is lost at the next boot."""
+"""``ephemeroot diff``: the changes of this root that the next boot forgets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot import terminal
+from ephemeroot import amounts, terminal
 from ephemeroot.cli import access, differences, output
 from ephemeroot.hooks.plan import Plan
 from ephemeroot.linux.namespace import Namespace
@@ -29,11 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="WHAT",
-        help="'fresh', the root as this boot made it (the default); 'base', the source of the next "
-        "root; or the name of an old root",
+        help="compare with 'fresh', the root at the start of this boot (default), with 'base', the "
+        "source of the next root, or with an old root",
     )
     parser.add_argument(
-        "--volume", metavar="MOUNT-POINT", default="/", help="this volume instead of the root"
+        "--volume", metavar="MOUNT-POINT", default="/", help="compare this volume, not the root"
     )
     parser.add_argument(
         "--lines", action="store_true", help="print only the lines for the configuration"
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every comparison."""
+    """Declare the arguments of every comparison."""
     parser.add_argument(
         "--exclude",
         action="append",
@@ -54,7 +54,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="also files that every boot creates again (caches, locks, …)",
+        help="include files that every boot creates again (caches, locks, …)",
     )
     parser.add_argument(
         "--content",
@@ -62,12 +62,14 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help="compare the content of every file, even if size and time are the same",
     )
     parser.add_argument(
-        "--long", action="store_true", help=f"show all of a directory, not the first {MOST}"
+        "--long",
+        action="store_true",
+        help=f"show all entries of a directory, not only the first {MOST}",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0, whatever was found; 10 if something could not be looked at."""
+    """Exit code 0 with and without differences; 10 if some files could not be compared."""
     plan = histories.applied_plan(arguments.root)
     keeper = histories.fresh_at(arguments.root, arguments.volume)
     lost = declared_paths.look(Path(arguments.root))
@@ -82,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             content=arguments.content,
         )
     if compared.instead:
-        terminal.warning(f"{compared.instead}: compared with the base")
+        terminal.warning(f"{compared.instead}: the base is compared instead")
     which, found, problems = compared.which, compared.differences, compared.problems
     prefix = "" if keeper.target == "/" else keeper.target
     found = [dataclasses.replace(d, path=prefix + d.path) for d in found]
@@ -99,16 +101,16 @@ def run(arguments: argparse.Namespace) -> int:
         _show(arguments, keeper, which, found, text)
         if pending := [one for one in waiting if any(_is_in(d.path, [one]) for d in found)]:
             terminal.say()
-            terminal.say(f"declared but not applied ({HINT}): {', '.join(pending)}")
+            terminal.say(f"declared but not applied ({HINT}): {amounts.listed(pending)}")
     if not arguments.json:
         declared_paths.warn(lost)
     for problem in problems:
-        terminal.warning(problem, "skipped")
+        terminal.warning(f"not compared: {problem}")
     return output.PARTLY if problems else 0
 
 
 def _unapplied(root: str, plan: Plan) -> list[str]:
-    """Declared paths that wait for ``apply``; none if this user may not read the configuration."""
+    """Declared paths that are not applied; empty if this user may not read the configuration."""
     try:
         return unapplied.look(Path(root), plan).added
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Showing differences: grouped by directory, as JSON, as lines for the configuration."""
+"""Output of differences: grouped by directory, as JSON, as lines for the configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLOURS = {ADDED: terminal.GREEN, CHANGED: terminal.YELLOW, DELETED: terminal.R
 
 
 def show(found: Sequence[Difference], *, most: int | None) -> None:
-    """Print *found*, ordered by path, by directory; *most* of each directory."""
+    """Print *found* grouped by directory, at most *most* entries of each directory."""
     for folder, group in groupby(_by_folder(found), key=lambda d: os.path.dirname(d.path)):
         members = list(group)
         sys.stdout.write(terminal.heading(terminal.printable(folder)) + "\n")
@@ -28,7 +28,7 @@ def show(found: Sequence[Difference], *, most: int | None) -> None:
         if len(shown) < len(members):
             rest = members[len(shown) :]
             size = amounts.size(sum(d.size for d in rest))
-            terminal.say(f"  … and {len(rest)} more, {size} (--long shows all)")
+            terminal.say(f"  and {len(rest)} more, {size} (--long shows all)")
 
 
 def _by_folder(found: Iterable[Difference]) -> list[Difference]:
@@ -50,18 +50,18 @@ def _row(difference: Difference) -> list[str]:
 
 
 def summary(found: Sequence[Difference]) -> str:
-    """One line: how many of each, and how much."""
+    """One line: the number and the size of added, changed and deleted files."""
     parts = []
     for change in (ADDED, CHANGED, DELETED):
         size = amounts.size(sum(d.size for d in found if d.change == change))
-        # A directory that was added or deleted stands for its content, and for itself.
+        # An added or deleted directory is one difference with its content.
         number = sum(1 + d.entries for d in found if d.change == change)
         parts.append(f"{number} {change} ({size})" if number else f"{number} {change}")
     return ", ".join(parts)
 
 
 def lines(found: Iterable[Difference], store: str) -> list[str]:
-    """What to add to the configuration so that *store* keeps what was added or changed."""
+    """Lines for the configuration with which *store* keeps the added and changed files."""
     directories, files, odd = [], [], []
     for difference in found:
         if difference.change == DELETED:
@@ -90,7 +90,7 @@ def lines(found: Iterable[Difference], store: str) -> list[str]:
 
 
 def to_json(found: Iterable[Difference]) -> list[dict[str, Any]]:
-    """*found* for programs."""
+    """*found* for ``--json``."""
     return [
         {
             "path": d.path,

@@ -1,4 +1,4 @@
-"""``ephemeroot edit``: the configuration in an editor, saved once it has no mistakes."""
+"""``ephemeroot edit``: edit the configuration, and save it only without errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.linux import documents, paths
 
 DRAFTS = "/run/ephemeroot.edit"
-"""Where the text is while it is edited: only root may enter, and a reboot removes it."""
+"""The folder of the text during editing: only root can enter it, and a reboot removes it."""
 
 _EDITORS = ("editor", "vi", "nano")
 
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "drop_in",
         nargs="?",
         metavar="FILE",
-        help=f"a drop-in in {DROP_INS[-1]}, which may not exist yet (default: {MAIN})",
+        help=f"a new or existing drop-in in {DROP_INS[-1]} (default: {MAIN})",
     )
     parser.add_argument(
         "--editor", metavar="COMMAND", help="the editor (default: $VISUAL, $EDITOR, or vi)"
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: saved, or nothing was changed; 2: it has mistakes, and is not saved."""
+    """Exit code 0: saved, or unchanged; 2: not saved because of errors."""
     machine = Machine.of(arguments.root)
     edited = _edited(arguments, machine)
     words = _editor(arguments.editor)
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             _call(words, draft, edited)
             content = documents.read(str(draft))
             if content == edited.content:
-                return _conclude(arguments, edited, "nothing was changed", saved=False)
+                return _conclude(arguments, edited, "unchanged", saved=False)
             problems = _problems(machine, arguments.config, edited, content)
             errors = [problem for problem in problems if not problem.warning]
             terminal.problems(problems, sys.stderr)
@@ -62,13 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return _conclude(arguments, edited, "not saved: dry run", saved=False)
         _save(edited, content)
-    return _conclude(arguments, edited, "saved; 'ephemeroot apply' puts it into effect", saved=True)
+    line = "saved; run 'ephemeroot apply' to put it into effect"
+    return _conclude(arguments, edited, line, saved=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """The file at ``target``, called ``shown``; ``content`` is empty and ``mode`` the usual one if
-    it does not exist.
+    """The file at ``target``, named ``shown`` in messages. If it does not exist, ``content`` is
+    empty and ``mode`` has the default.
     """
 
     target: str
@@ -79,7 +80,7 @@ class Edited:
 
 def _edited(arguments: argparse.Namespace, machine: Machine) -> Edited:
     if arguments.config is not None and arguments.drop_in is not None:
-        raise Misconfigured("--config and a drop-in exclude each other", "leave one out")
+        raise Misconfigured("cannot combine --config with a drop-in", "omit one of the two")
     path = arguments.config
     if path is None:
         path = MAIN
@@ -93,12 +94,15 @@ def _edited(arguments: argparse.Namespace, machine: Machine) -> Edited:
     except FileNotFoundError:
         if arguments.drop_in is None:
             raise Misconfigured(
-                f"there is no configuration: {path} does not exist",
-                f"'ephemeroot init > {shlex.quote(path)}' writes a proposal",
+                f"cannot edit the configuration: {path} does not exist",
+                f"run 'ephemeroot init > {shlex.quote(path)}' to write a proposal",
             ) from None
         content, mode = b"", 0o644
     if os.path.islink(target):
-        raise Refused(f"{target} is a link into another root", "edit its target")
+        raise Refused(
+            f"cannot edit {target}: --root does not follow symbolic links",
+            "name the target of the link with --config",
+        )
     return Edited(target, path, content, mode)
 
 
@@ -106,7 +110,9 @@ def _drop_in(name: str) -> str:
     folder = DROP_INS[-1]
     name = name.removeprefix(f"{folder}/")
     if "/" in name or name.startswith("."):
-        raise Misconfigured(f"{name!r} is not the name of a drop-in", f"it is in {folder}")
+        raise Misconfigured(
+            f"{name!r} is not the name of a drop-in", f"name a file in {folder}, without '/'"
+        )
     return f"{folder}/{name if name.endswith('.toml') else f'{name}.toml'}"
 
 
@@ -117,18 +123,23 @@ def _editor(given: str | None) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise Misconfigured(f"the editor {text!r}: {error}") from None
+        raise Misconfigured(
+            f"cannot parse the editor's command {text!r}: {error}", "set EDITOR, or add --editor"
+        ) from None
     if not words:
         words = [next((name for name in _EDITORS if shutil.which(name)), "")]
     if not words[0] or shutil.which(words[0]) is None:
-        missing = words[0] or "none of " + ", ".join(_EDITORS)
-        raise EphemerootError(f"no editor: {missing} is not installed", "set EDITOR")
+        wanted = [words[0]] if words[0] else _EDITORS
+        raise EphemerootError(
+            f"no editor is installed (searched for {', '.join(wanted)})",
+            "install one, or name yours with EDITOR or --editor",
+        )
     return words
 
 
 @contextmanager
 def _draft(edited: Edited) -> Iterator[Path]:
-    """A copy to edit. It stays if it has something that is not saved."""
+    """A copy to edit. After an error it is kept if it contains unsaved changes."""
     folder = Path(DRAFTS)
     folder.mkdir(mode=0o700, exist_ok=True)
     name = f"{os.urandom(4).hex()}-{os.path.basename(edited.target)}"
@@ -142,7 +153,7 @@ def _draft(edited: Edited) -> Iterator[Path]:
         yield draft
     except BaseException:
         if draft.exists() and draft.read_bytes() != edited.content:
-            terminal.warning(f"the text is kept in {draft} until the next boot")
+            terminal.warning(f"the unsaved text is kept in {draft} until the next boot")
         else:
             _remove(draft)
         raise
@@ -153,7 +164,7 @@ def _remove(draft: Path) -> None:
     draft.unlink(missing_ok=True)
     try:
         draft.parent.rmdir()
-    except OSError:  # another draft is there
+    except OSError:  # it contains another draft
         return
 
 
@@ -169,7 +180,7 @@ def _call(words: list[str], draft: Path, edited: Edited) -> None:
 def _problems(
     machine: Machine, main: str | None, edited: Edited, content: bytes
 ) -> tuple[Problem, ...]:
-    """What ``check`` would report with *content* in the file."""
+    """The problems of the configuration with *content* in the file."""
     return examine(read(machine, main, {edited.shown: content}), machine).problems
 
 
@@ -177,26 +188,27 @@ def _wants_again(errors: int) -> bool:
     """Whether the user wants to edit it again; False if there is no terminal."""
     if not sys.stdin.isatty():
         return False
-    sys.stderr.write(f"{terminal.count(errors, 'error')}: nothing is saved. Edit again? [Y/n] ")
+    sys.stderr.write(f"Not saved: {terminal.count(errors, 'error')}. Edit again? [Y/n] ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
     return bool(answer) and answer.strip().lower() in ("", "y", "yes")
 
 
 def _save(edited: Edited, content: bytes) -> None:
-    """Replace the file, unless another program has changed it meanwhile."""
+    """Replace the file. Raises ``EphemerootError`` if another program has changed it."""
     present = b""
     if os.path.lexists(edited.target):
         present = documents.read(edited.target)
     if present != edited.content:
         raise EphemerootError(
-            f"{edited.shown} was changed by another program", "run 'ephemeroot edit' again"
+            f"cannot save {edited.shown}: another program has changed it",
+            "run 'ephemeroot edit' again",
         )
     try:
         os.makedirs(os.path.dirname(edited.target), 0o755, exist_ok=True)
         paths.write_atomically(edited.target, content, edited.mode)
     except OSError as error:
-        raise EphemerootError(f"cannot replace {edited.shown}: {error.strerror}") from error
+        raise EphemerootError(f"cannot save {edited.shown}: {error.strerror}") from error
 
 
 def _conclude(arguments: argparse.Namespace, edited: Edited, line: str, *, saved: bool) -> int:

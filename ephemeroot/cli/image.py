@@ -1,4 +1,4 @@
-"""``ephemeroot image``: what the initramfs generators call (plumbing)."""
+"""``ephemeroot image``: collect the files of an image (called by initramfs generators)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ephemeroot import amounts
 from ephemeroot.cli import access, output
 from ephemeroot.errors import Damaged, Misconfigured
 from ephemeroot.hooks.plan import Plan
@@ -28,12 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--into",
         metavar="DIR",
-        help="where to put it: DIR/tree is replaced (only --explain can do without)",
+        help="replace DIR/tree with the files (optional with --explain)",
     )
     parser.add_argument(
         "--generator",
         choices=installed.names(),
-        help="the initramfs generator that is calling (default: by its options)",
+        help="the calling initramfs generator (default: derived from the options)",
     )
     for generator in installed.every():
         generator.declare(parser)
@@ -43,9 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Put it together from the applied plan and list it, a line for each thing that the
-    generator's module is to add. Exit status 0: complete, or nothing was ever applied, or a
-    fallback image; 10: inert, and why.
+    """Collect the files for the applied plan, and print a line for each item that the generator's
+    module adds. Exit status 0: complete, no plan is applied, or a fallback image; 10: inert, with
+    the reason.
     """
     generator = _generator(arguments)
     root = Path(arguments.root or "/")
@@ -56,19 +57,21 @@ def run(arguments: argparse.Namespace) -> int:
     target = generator.target(arguments)
     if arguments.into is None:
         if not arguments.explain:
-            raise Misconfigured("--into is missing")
+            raise Misconfigured("--into is missing", "add --into DIR or --explain")
         with _temporary() as folder:
             return _run(arguments, target, folder)
     into = Path(arguments.into).absolute()
     if not into.parent.is_dir():
-        raise Misconfigured(f"{into.parent} is not a directory")
+        raise Misconfigured(
+            f"cannot write to {into}: {into.parent} is not a directory", "name another with --into"
+        )
     return _run(arguments, target, into)
 
 
 @contextmanager
 def _temporary() -> Iterator[Path]:
-    """A directory of this process's own, removed at the end. Nothing is mounted in it: the check of
-    the packed tree has a mount namespace of its own.
+    """A private directory, removed at the end. It contains no mounts: the check of the packed tree
+    has a separate mount namespace.
     """
     place, name = "/var/tmp", f"ephemeroot-{os.urandom(8).hex()}"
     parent = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -90,7 +93,7 @@ def _generator(arguments: argparse.Namespace) -> Generator:
 
 
 def _answer(generator: Generator, arguments: argparse.Namespace, root: Path) -> list[str] | None:
-    """A plan that cannot be read is the image's to report."""
+    """The generator's answer. The image reports a plan that cannot be read."""
     try:
         return generator.answer(arguments, applied.load(root))
     except (Damaged, OSError):
@@ -128,11 +131,11 @@ def _explain(made: Contents) -> None:
     for script in made.scripts:
         sys.stdout.write(f"{'':>9}  {script.title}\n")
     for why, size in _totals(made):
-        sys.stdout.write(f"{size:>9}  in all: {why}\n")
+        sys.stdout.write(f"{size:>9}  total: {why}\n")
 
 
 def _totals(made: Contents) -> list[tuple[str, int]]:
-    """The size of everything with the same kind of reason, the largest first."""
+    """The total size in bytes for each kind of purpose, the largest first."""
     sums: dict[str, int] = {}
     for path in made.tree.files():
         why = made.tree.why.get(made.tree.name(path), "").partition(",")[0]
@@ -144,7 +147,7 @@ def _summary(made: Contents) -> str:
     if made.reason:
         return f"INERT, neither wipes nor persists: {made.reason}"
     if not made.armed:
-        return "no plan was applied: nothing added (run 'ephemeroot apply')"
+        return "no plan is applied: nothing added (run 'ephemeroot apply')"
     files = made.tree.files()
     size = sum(path.lstat().st_size for path in files)
-    return f"{len(files)} files, {size / 1e6:.1f} MB before compression, verified in a chroot"
+    return f"{len(files)} files, {amounts.size(size)} before compression, verified in a chroot"

@@ -1,4 +1,4 @@
-"""``ephemeroot init``: a configuration for this machine, and what is left to do."""
+"""``ephemeroot init``: propose a configuration for this machine, and list the remaining steps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: printed. Nothing is ever changed."""
+    """Print the proposal. Changes nothing."""
     proposed = proposal.of(survey.of(arguments.root))
     if arguments.json:
         _print_json(proposed)
         return 0
     sys.stdout.write(proposed.text())
     if not sys.stdout.isatty():
-        # Redirected into the file: the steps are in it, and not on the screen.
-        sys.stderr.write("ephemeroot: the remaining steps are comments at its end\n")
+        # Redirected into a file, so the steps are not on the screen.
+        sys.stderr.write(
+            "ephemeroot: the remaining steps are comments at the end of the configuration\n"
+        )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``ephemeroot install``: packages, in the base and perhaps in the running root."""
+"""``ephemeroot install``: install packages in the base, with ``--now`` in the running root too."""
 
 from __future__ import annotations
 

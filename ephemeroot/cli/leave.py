@@ -1,4 +1,4 @@
-"""``ephemeroot leave``: the declared paths go back into the root, and no boot wipes any more."""
+"""``ephemeroot leave``: copy the declared paths back into the root, and disarm the boot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-images",
         action="store_true",
-        help="do not rebuild the images; they stay installed, but do nothing",
+        help="do not rebuild the images; they stay installed, but are disarmed",
     )
     parser.add_argument(
         "--finish",
@@ -45,8 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: done; 1: nothing is disarmed; 10: disarmed, but an image was not rebuilt, or
-    something of a user's could not be copied.
+    """Exit code 0: done; 1: failed, and not disarmed; 10: disarmed, but an image is not rebuilt, or
+    a user's file is not copied.
     """
     root = Path(arguments.root)
     if arguments.finish:
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             steps.show(todo)
         if not arguments.dry_run and not arguments.yes:
-            histories.confirm("Copy everything back and disarm?")
+            histories.confirm("Copy everything back into the root, and disarm the boot?")
         execution = steps.with_results(
             dry_run=arguments.dry_run, quiet=arguments.json, before_line=bar.clear
         )
@@ -78,24 +78,26 @@ def run(arguments: argparse.Namespace) -> int:
         _print_json(results, **{"left-out": leaving.left_out})
     elif not arguments.dry_run:
         terminal.say(
-            "done: the next boot is that of an ordinary root. Reboot soon: the boot copies the "
-            "changes made until then."
+            "done: the next boot does not wipe; reboot soon, because only that boot copies the "
+            "changes made until then"
         )
         for line in leaving.left_out:
-            terminal.warning(line, "it is still in the store; copy it by hand")
+            terminal.warning(line, "copy it from the store by hand")
     return output.PARTLY if execution.failed or leaving.left_out else 0
 
 
 def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan:
-    """What was adopted and not applied yet goes back as well. A configuration with mistakes in
-    it does not keep anybody from leaving.
+    """*plan* with adopted paths that are not applied. A configuration with errors is ignored: it
+    must not prevent leaving.
     """
     try:
         machine = Machine.of(arguments.root)
         examination = examine(read(machine, arguments.config), machine)
         configured = compile_examination(examination).plan
     except Misconfigured as error:
-        terminal.warning(f"the configuration is ignored: {error.message}")
+        terminal.warning(
+            f"the configuration is ignored: {error.message}", "run 'ephemeroot check' for details"
+        )
         return plan
     return with_adopted(root, plan, configured)
 
@@ -105,7 +107,7 @@ def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
         if arguments.json:
             _print_json([])
             return 0
-        terminal.say("everything is copied into the root and disarmed; the next boot completes it")
+        terminal.say("already copied back and disarmed; the next boot copies later changes")
         return 0
     raise Misconfigured("no plan is applied on this machine: nothing to leave")
 
@@ -113,13 +115,13 @@ def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
 def _steps(leaving: Leaving, root: Path, *, images: bool) -> list[Step]:
     todo: list[Step] = [
         *leaving.items(),
-        Action("disarm: no image wipes or binds any more", leaving.disarm),
+        Action("disarm the boot: no image wipes or binds", leaving.disarm),
     ]
     if not images:
         return todo
     if root != Path("/"):
         raise Misconfigured(
-            "images can only be built on the machine itself, not with --root", "add --no-images"
+            "cannot build images with --root, only on the machine itself", "add --no-images"
         )
     for generator in installed.set_up():
         todo += [Rebuilding(image, None) for image in generator.images(root)[0]]
@@ -129,7 +131,7 @@ def _steps(leaving: Leaving, root: Path, *, images: bool) -> list[Step]:
 def _finish(arguments: argparse.Namespace, root: Path) -> int:
     with Namespace() as private:
         finish = Finish(root, Path(private.directory()))
-        was_left = finish.run(_unheard if arguments.json else terminal.say)
+        was_left = finish.run(_discard if arguments.json else terminal.say)
     if arguments.json:
         _print_json(
             [], left=was_left, changes=finish.changed, kept=finish.kept, problems=finish.problems
@@ -139,16 +141,19 @@ def _finish(arguments: argparse.Namespace, root: Path) -> int:
         terminal.say("nothing to finish: 'ephemeroot leave' was not run on this root")
         return 0
     for path in finish.kept:
-        terminal.warning(f"{path} was changed in the root as well: the root's version is kept")
+        terminal.warning(
+            f"{path} was changed in the root and in the store: the root's version is kept",
+            "compare it with the version in the store",
+        )
     for problem in finish.problems:
-        terminal.warning(f"not copied back: {problem}", "it is in the store; copy it by hand")
-    brought = terminal.count(finish.changed, "change was", "changes were")
-    terminal.say(f"done: {brought} copied back; the stores are unchanged")
+        terminal.warning(f"not copied back: {problem}", "copy it from the store by hand")
+    copied = terminal.count(finish.changed, "later change")
+    terminal.say(f"done: {copied} copied back; the stores are unchanged")
     return output.PARTLY if finish.problems else 0
 
 
-def _unheard(line: str) -> None:
-    """JSON has the numbers."""
+def _discard(line: str) -> None:
+    """Print nothing: the JSON document has the numbers."""
 
 
 def _print_json(results: list[Result], **more: object) -> None:

@@ -1,4 +1,4 @@
-"""``ephemeroot next-boot``: ask the next boot, and only that, for something else."""
+"""``ephemeroot next-boot``: a request to the next boot only."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "request",
         nargs="?",
         choices=(requests.KEEP, requests.WIPE, requests.ROOT),
-        help="keep the root, wipe it as usual, or make it a copy of an old root; without it, show "
-        "the present request",
+        help="keep the root, wipe it as usual, or make it a copy of an old root; default: show the "
+        "present request",
     )
     parser.add_argument("old_root", nargs="?", metavar="NAME", help="the old root to boot")
     parser.add_argument("--clear", action="store_true", help="remove the request")
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: it stands in the store, safe from a power cut, or is shown."""
+    """Exit code 0: the request is in the store and on the disk, or is shown."""
     request = _request(arguments)
     stores = _stores(arguments.root)
     if request is None and not arguments.clear:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         line = f"request of the next boot: {request.describe()}"
     if not arguments.dry_run:
-        _leave(stores, request)
+        _write(stores, request)
     if arguments.json:
         _print_json(request, done=not arguments.dry_run)
     else:
@@ -61,17 +61,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _request(arguments: argparse.Namespace) -> Request | None:
     if arguments.clear and arguments.request:
-        raise Misconfigured("--clear removes a request; it cannot be combined with a new one")
-    if (arguments.request == requests.ROOT) != bool(arguments.old_root):
+        raise Misconfigured("cannot combine --clear with a new request", "omit one of the two")
+    if arguments.request == requests.ROOT and not arguments.old_root:
         raise Misconfigured(
-            "only 'next-boot root' takes the name of an old root",
-            "list the names with 'ephemeroot roots list'",
+            "the name of an old root is missing", "run 'ephemeroot roots list' to see the names"
+        )
+    if arguments.request != requests.ROOT and arguments.old_root:
+        raise Misconfigured(
+            f"'next-boot {arguments.request}' takes no name of an old root",
+            f"run 'ephemeroot next-boot root {arguments.old_root}' to boot an old root",
         )
     return Request(arguments.request, arguments.old_root) if arguments.request else None
 
 
 def _stores(root: str) -> list[Path]:
-    """The stores that the next boot will read, those of the applied plan. Each must be there."""
+    """The stores of the applied plan, which the next boot reads. Raises ``Refused`` if one is
+    missing.
+    """
     found = []
     for declared in histories.applied_plan(root).stores():
         store = Path(root, declared.path.lstrip("/"))
@@ -79,11 +85,14 @@ def _stores(root: str) -> list[Path]:
             raise Refused(
                 f"{store} is not the store of the applied plan: its {MARKER} is missing or has "
                 "another id",
-                "check that its volume is mounted",
+                f"run 'findmnt --target {store}' to see whether its volume is mounted",
             )
         found.append(store)
     if not found:
-        raise Misconfigured("the applied plan has no store to write the request to")
+        raise Misconfigured(
+            "cannot write the request: the applied plan has no store",
+            "declare a store, and run 'ephemeroot apply'",
+        )
     return found
 
 
@@ -94,16 +103,16 @@ def _require(root: str, name: str) -> None:
     for keeper in histories.keepers(root, "/"):
         if not keeper.wiper.BOOTS_OLD_ROOTS:
             raise Misconfigured(
-                f"the old roots of the wiper {keeper.wiper.NAME} cannot be booted",
-                "use 'ephemeroot roots restore' or 'roots mount' to get files from them",
+                f"cannot boot an old root of the wiper {keeper.wiper.NAME}",
+                "run 'ephemeroot roots restore' or 'ephemeroot roots mount' to get its files",
             )
         with Namespace() as private, keeper.history(private) as history:
             history.facts(history.find(name))
             bootable.require(private, history, name, histories.applied_plan(root), root)
 
 
-def _leave(stores: list[Path], request: Request | None) -> None:
-    """Write the request into the first store, and let no other say something else."""
+def _write(stores: list[Path], request: Request | None) -> None:
+    """Write the request into the first store, and remove earlier ones from all stores."""
     for store in stores:
         with _opened(store) as fd:
             requests.remove(fd)
@@ -113,7 +122,8 @@ def _leave(stores: list[Path], request: Request | None) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.lstat().st_uid != os.geteuid():
         raise EphemerootError(
-            f"{folder} is not a directory that only root can write to", "remove it"
+            f"cannot write the request: {folder} is not a directory that root owns",
+            "move it away, and run the command again",
         )
     paths.write_atomically(str(folder / requests.NAME), request.dump(), 0o600)
     paths.sync_directory(str(stores[0]))
@@ -127,7 +137,7 @@ def _show(arguments: argparse.Namespace, stores: list[Path]) -> None:
         except FileNotFoundError:
             continue
         except Damaged as error:
-            hint = "the next boot keeps the root; 'ephemeroot next-boot --clear' removes it"
+            hint = "run 'ephemeroot next-boot --clear'; until then each boot keeps the root"
             raise Damaged(error.message, hint) from None
     if arguments.json:
         _print_json(request, done=True)

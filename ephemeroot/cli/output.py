@@ -1,4 +1,4 @@
-"""What programs read of every verb: the JSON on standard output, and the exit codes."""
+"""The output for programs, alike for all verbs: JSON on standard output, and exit codes."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from ephemeroot.errors import EphemerootError, Locked, Misconfigured
 DONE = 0
 FAILED = EphemerootError.exit_code
 MISCONFIGURED = Misconfigured.exit_code
-"""The command line or the configuration is wrong; nothing was done."""
+"""The command line or the configuration is wrong; nothing is changed."""
 LOCKED = Locked.exit_code
 PARTLY = 10
-"""Done in part; of a verb that only looks: what it looked at is not as it should be."""
+"""Partly done; for a verb that only inspects, a problem was found."""
 INTERRUPTED = 130
-"""As a shell reports SIGINT."""
+"""The status with which a shell reports SIGINT."""
 
 VERSION = 1
-"""Of each verb's document. A key that is added does not change it."""
+"""The version of each document. A new key does not change it."""
 
 
 def add_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Let *parser* take ``--json``, also after the verb; an earlier one stays in effect."""
+    """Add ``--json`` to *parser*. With SUPPRESS, the default after the verb does not reset it."""
     parser.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs"
     )
 
 
 def print_json(name: str, content: Mapping[str, object]) -> None:
-    """Print *content* with what tells programs how to read it; *name* is the verb's, with the
-    action after a hyphen where its actions print different documents.
+    """Print *content* with its format and version. *name* is the verb, with the action after a
+    hyphen if the actions of the verb have different documents.
     """
     write_json({"format": f"ephemeroot-{name}", "version": VERSION, **content})
 
 
 def write_json(document: Mapping[str, object]) -> None:
-    """Print a *document* whose format is not ours to name."""
-    import json  # 5 ms, which a verb that prints for people does not spend
+    """Print a *document* as JSON."""
+    import json  # takes 5 ms
 
     sys.stdout.write(json.dumps(document, indent=2) + "\n")

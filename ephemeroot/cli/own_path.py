@@ -11,19 +11,22 @@ from ephemeroot.errors import Misconfigured
 
 
 def find(asked: str | None) -> str:
-    """The absolute path *asked* for, else that of the running program, else that in PATH: one that
-    is still valid at the next login or kernel update.
+    """An absolute path that stays valid at the next login or kernel update: *asked* if given, else
+    the path of the running program, else the one in PATH.
 
-    Raises ``Misconfigured`` for a relative path, and if there is none.
+    Raises ``Misconfigured`` for a relative path, and if the program is not found.
     """
     if asked is not None:
         if not asked.startswith("/"):
-            raise Misconfigured(f"--program {asked} is not an absolute path")
+            raise Misconfigured(
+                f"--program {asked} is not an absolute path",
+                f"use '--program {Path(asked).absolute()}'",
+            )
         return asked
     running = Path(sys.argv[0])
     if running.name == "ephemeroot" and os.access(running, os.X_OK):
         return str(running.absolute())
     found = shutil.which("ephemeroot")
     if found is None:
-        raise Misconfigured("the program ephemeroot is not in PATH", "name it with --program")
+        raise Misconfigured("the program ephemeroot is not in PATH", "add '--program PATH'")
     return found

@@ -1,4 +1,4 @@
-"""``ephemeroot package-change``: what package managers call before and after a transaction."""
+"""``ephemeroot package-change``: called by package managers before and after a transaction."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     access.declare(parser, "/run/ephemeroot")
     parser.add_argument(
         "when", choices=("before", "after", "unattended", "base"),
-        help="before: may a transaction begin; after: it has ended; unattended: may automatic "
-        "upgrades begin; base: change the packages of the base as the running root's were",
+        help="before: check whether a transaction may begin; after: report its changes; "
+        "unattended: check whether automatic upgrades may begin; base: repeat the changes in the "
+        "base",
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0, whatever was found; 10 where the transaction belongs in the base.
+    """Exit code 10 if the transaction must be made in the base, else 0.
 
-    A package manager calls this: what goes wrong here is a warning, and never ends a transaction.
+    Package managers call this: errors are only warnings here, and never end a transaction.
     """
     try:
         policy = _policy(arguments)
@@ -53,12 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
             return _repeat(arguments)
         _after(arguments, policy)
     except (EphemerootError, OSError) as error:
-        terminal.warning(f"packages of the base were not compared: {error}")
+        terminal.warning(f"cannot compare the packages of the root and the base: {error}")
     return 0
 
 
 def _policy(arguments: argparse.Namespace) -> str:
-    """What the configuration says; ``off`` in a base, and where no boot makes the root fresh."""
+    """The configured policy; ``off`` in a base, and on a root that no boot wipes."""
     root = Path(arguments.root)
     if os.environ.get(IN_BASE) or os.environ.get(package_changes.ALLOW) == "allow":
         return "off"
@@ -72,8 +73,8 @@ def _before(policy: str) -> int:
     if policy != "redirect":
         return 0
     terminal.error(
-        "packages are changed in the base on this machine: the next boot forgets a change of the "
-        'running root (on-package-change = "redirect")',
+        "cannot change packages of the running root: the next boot would forget the change "
+        '(on-package-change = "redirect")',
         "run 'ephemeroot install PACKAGE', 'ephemeroot remove PACKAGE' or 'ephemeroot upgrade'",
     )
     return REFUSED
@@ -83,7 +84,7 @@ def _unattended(policy: str) -> int:
     """systemd skips a unit whose ExecCondition= ends with a code of 1 to 254."""
     if policy not in ("redirect", "both"):
         return 0
-    terminal.say("upgrade the base instead of the running root")
+    terminal.say(f"{UPGRADE_UNIT} upgrades the base instead of the running root")
     _start(UPGRADE_UNIT)
     return REFUSED
 
@@ -96,7 +97,7 @@ def _after(arguments: argparse.Namespace, policy: str) -> None:
             manager = package_managers.of(arguments.root)
             found = package_changes.find(place, manager, root)
     except EphemerootError as error:
-        # A root without a base: what is installed in it is gone anyway.
+        # Without a base, the next boot forgets the change in any case.
         _say(f"ephemeroot: the next boot forgets this change of packages ({error.message})")
         return
     if arguments.json:
@@ -104,14 +105,16 @@ def _after(arguments: argparse.Namespace, policy: str) -> None:
         return
     line = f"ephemeroot: {package_record.describe(found)}"
     if found and policy == "both":
-        _say(f"{line}; {UNIT} brings the base up to date")
+        _say(f"{line}; {UNIT} repeats the change in the base")
         _start(UNIT)
     elif found:
         _say(f"{line}: {'; '.join(package_record.commands(found))}")
 
 
 def _repeat(arguments: argparse.Namespace) -> int:
-    """Do in the base what was done in the running root; the exit code of the first that fails."""
+    """Repeat the changes of the running root in the base. Returns the exit code of the first
+    failed command, else 0.
+    """
     for verb, names in package_record.orders(package_record.read(Path(arguments.root))):
         status = subprocess.run([sys.argv[0], verb, "--yes", *names], check=False).returncode
         if status:
@@ -120,7 +123,7 @@ def _repeat(arguments: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    """To the administrator: a package manager may have its own idea of standard output."""
+    """Print to the terminal, because a package manager may capture standard output."""
     with suppress(OSError), open("/dev/tty", "w", encoding="utf-8") as terminal_:
         terminal_.write(f"{line}\n")
         return

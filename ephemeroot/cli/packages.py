@@ -1,4 +1,4 @@
-"""``ephemeroot upgrade``, ``install`` and ``remove``: what a package manager does, in the base."""
+"""``ephemeroot upgrade``, ``install`` and ``remove``: run the package manager in the base."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ from ephemeroot.old_roots.comparison import Comparison
 from ephemeroot.plan import lock
 from ephemeroot.wipers.contract import Outcome
 
-_SHOWN = 10  # lines of a list on a terminal
+_SHOWN = 10
+"""The number of lines that are printed of a list."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare what the three verbs have in common."""
+    """Declare the common arguments of the three verbs."""
     parser.add_argument(
         "--yes", action="store_true", help="do not ask; the package manager does not ask either"
     )
@@ -47,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def configure_packages(parser: argparse.ArgumentParser) -> None:
-    """Those of ``install`` and ``remove``."""
+    """Declare the arguments of ``install`` and ``remove``."""
     configure(parser)
     parser.add_argument(
         "--now", action="store_true", help="do the same in the running root afterwards"
@@ -57,11 +58,11 @@ def configure_packages(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Summary:
-    """What became of the packages of a base.
+    """The changes of the packages of a base.
 
-    ``packages`` maps a name to its versions before and after, ``None`` where it is not installed.
-    ``kernels`` are the releases that the base had no modules for before. ``configuration`` are
-    persistent files whose counterpart in the base has changed: the store's stay in effect.
+    ``packages`` maps a name to its versions before and after; ``None`` means not installed.
+    ``kernels`` are releases with new modules in the base. ``configuration`` are persistent files
+    that have changed in the base; their versions in the store stay in effect.
     """
 
     packages: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
@@ -72,15 +73,15 @@ class Summary:
 
 def run(arguments: argparse.Namespace, action: str) -> int:
     """Exit code 0: done, or nothing to do; 1: the package manager failed, and the base is
-    unchanged; 3: another run works on the base; 10: the base was replaced, and something else
-    failed; 130: interrupted.
+    unchanged; 3: another run holds the lock; 10: the base was replaced, but another part of the
+    run failed; 130: interrupted.
     """
     packages = getattr(arguments, "packages", [])
     _require_names(packages)
     if not (arguments.yes or arguments.dry_run or sys.stdin.isatty()):
         raise Misconfigured(
             "the package manager needs a terminal for its questions",
-            f"run 'ephemeroot {action} --yes' to answer them with yes",
+            f"run 'ephemeroot {action} --yes' to answer yes to all of them",
         )
     if access.may_write(arguments):
         boot_filesystems.trigger()
@@ -120,12 +121,12 @@ def run(arguments: argparse.Namespace, action: str) -> int:
 
 
 def _require_names(packages: list[str]) -> None:
-    """A word that a package manager would take for an option is refused."""
+    """Raise ``Misconfigured`` for a word that a package manager would take for an option."""
     for name in packages:
         if name.startswith("-") or not name.isprintable() or not name:
             raise Misconfigured(
                 f"{name!r} is not the name of a package",
-                "'ephemeroot base run -- COMMAND' passes options to the package manager",
+                "run 'ephemeroot base run -- COMMAND' to pass options to the package manager",
             )
 
 
@@ -140,8 +141,8 @@ class _State:
         self.kernels = self._kernels()
 
     def compare(self, kept: Collection[str]) -> None:
-        """Put into the summary what has changed since; *kept* are paths that a new root does not
-        take from the base.
+        """Put the changes since then into the summary; *kept* are the paths that a new root does
+        not take from the base.
         """
         self.summary.packages = package_managers.changed(self.packages, self._installed())
         self.summary.kernels = sorted(set(self._kernels()) - set(self.kernels))
@@ -152,7 +153,7 @@ class _State:
         try:
             return self.manager.installed(str(self.place.path))
         except EphemerootError as error:
-            # The base is changed anyway, and boots.
+            # The change of the base is valid even if its packages cannot be listed.
             if error.message not in self.summary.problems:
                 self.summary.problems.append(error.message)
             return {}
@@ -168,8 +169,8 @@ class _State:
 
 
 def _changed(place: Bases, declared: list[str]) -> set[str]:
-    """Those files at and below the *declared* paths that differ between the newest old base and
-    the base.
+    """The files at and below the *declared* paths that differ between the newest old base and the
+    base.
     """
     newest = bases.newest_old(place)
     if not declared or newest is None:
@@ -206,30 +207,27 @@ def _do_now(
     say(f"run {shown} in the running root")
     if arguments.dry_run:
         return
-    spoken = sys.stderr.fileno() if arguments.json else None
+    stdout = sys.stderr.fileno() if arguments.json else None
     environment = {**os.environ, package_changes.ALLOW: "allow"}
-    status = subprocess.run(words, stdout=spoken, env=environment, check=False).returncode
+    status = subprocess.run(words, stdout=stdout, env=environment, check=False).returncode
     if status:
         summary.problems.append(
-            f"{shown} ended with exit status {status} in the running root; the base has the change"
+            f"{shown} failed in the running root (exit status {status}); the base has the change"
         )
 
 
 def reboot() -> None:
-    """Ask the init for a reboot. Raises ``EphemerootError``."""
+    """Reboot the machine. Raises ``EphemerootError``."""
     words = ["systemctl", "reboot"] if Path("/run/systemd/system").is_dir() else ["reboot"]
     if shutil.which(words[0]) is None:
         raise EphemerootError(
-            f"the program {words[0]!r} is not installed: cannot reboot", "reboot by hand"
+            f"cannot reboot: the program {words[0]} is not installed", "reboot by hand"
         )
     status = subprocess.run(words, check=False).returncode
     if status:
         raise EphemerootError(
-            f"{' '.join(words)} ended with exit status {status}", "reboot by hand"
+            f"cannot reboot: '{' '.join(words)}' failed (exit status {status})", "reboot by hand"
         )
-
-
-# What is said
 
 
 def _finish(
@@ -245,9 +243,9 @@ def _finish(
         terminal.error(line)
     if restarts and not arguments.json:
         terminal.say(
-            "done: this machine reboots into a root with the new packages"
+            "done: this machine reboots into a root with the changed packages"
             if reboots
-            else "done: the next boot's root has the new packages, the running root does not"
+            else "done: the next root has the changed packages; the running root is unchanged"
         )
     if reboots:
         sys.stdout.flush()
@@ -284,7 +282,7 @@ def _print(summary: Summary) -> None:
     )
     _print_list("new kernels", summary.kernels)
     _print_list(
-        "changed in the base; the persistent version stays in effect", summary.configuration
+        "changed in the base, but the persistent version stays in effect", summary.configuration
     )
 
 

@@ -1,4 +1,4 @@
-"""Long listings on a terminal go through a pager, as those of systemd and git do."""
+"""The pager for long listings on a terminal, as in systemd and git."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ephemeroot import terminal
 
 _DEFAULT = "less"
 _LESS = "FRX"
-"""The options of less(1) unless ``LESS`` has others: what fits on the screen is printed, colours
-are shown, and the screen is not cleared.
+"""The options of less(1) unless ``LESS`` is set: exit if the output fits on the screen, show
+colours, do not clear the screen.
 """
 
 
 def command() -> list[str]:
-    """The program of ``PAGER``, else less(1) if it is installed; empty for none."""
+    """The command in ``PAGER``, else less(1) if it is installed, else an empty list."""
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return []
     text = os.environ.get("PAGER")
     try:
         words = shlex.split(_DEFAULT if text is None else text)
-    except ValueError:  # a quotation mark without its counterpart
+    except ValueError:  # an unclosed quotation mark
         return []
     if not words or words == ["cat"] or shutil.which(words[0]) is None:
         return []
@@ -34,14 +34,14 @@ def command() -> list[str]:
 
 
 def run(listing: Callable[[], int]) -> int:
-    """Show what *listing* prints through the pager, warnings included, wait for the pager's end,
-    and return what *listing* returns; 0 if the user has left the pager before that.
+    """Show the output of *listing* in the pager, warnings included, and wait for the pager to exit.
+    Returns the result of *listing*; 0 if the user quits the pager early.
     """
     words = command()
     if not words:
         return listing()
     environment = {"LESS": _LESS, **os.environ}
-    if "SUDO_UID" in environment:  # less(1) runs commands that its user types
+    if "SUDO_UID" in environment:  # else the user could run commands as root in less(1)
         environment.setdefault("LESSSECURE", "1")
     sys.stdout.flush()
     try:
@@ -69,7 +69,9 @@ def run(listing: Callable[[], int]) -> int:
 
 
 def _discard() -> None:
-    """Write what is left, unless the pager has gone: it must not appear on the terminal later."""
+    """Flush the rest of the output to the pager, or discard it if the pager has exited: it must not
+    appear on the terminal later.
+    """
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -81,7 +83,7 @@ def _discard() -> None:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:
-    """Until its user leaves it: an interrupt is for the pager, which continues."""
+    """Wait until the user quits the pager. An interrupt goes to the pager, which continues."""
     while True:
         try:
             process.wait()

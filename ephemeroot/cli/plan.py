@@ -1,4 +1,4 @@
-"""``ephemeroot plan``: what a boot will do, step by step, and where each step comes from."""
+"""``ephemeroot plan``: the steps of a boot, and the place where each is declared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ephemeroot.hooks.operation import Operation
 from ephemeroot.plan.compile import Compilation, compile_machine
 
 WIDEST = 100
-"""Columns up to which steps are padded, so that one long step does not push all places away."""
+"""The width to which steps are padded; a longer step does not move the column of the places."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan; with ``--json``, exactly as it is put into an image."""
+    """Print the plan; with ``--json``, the document that an image contains."""
     machine = hosts.machine(arguments)
     config = read(machine, arguments.config)
     compilation = compile_machine(config, machine)
@@ -57,7 +57,7 @@ def _print(compilation: Compilation) -> None:
 
 
 def _print_settings(config: Configuration) -> None:
-    """The single values that do not come from the main file, which the steps do not show."""
+    """Print the settings from drop-ins, which the steps do not show."""
     if not config.set_by_drop_ins:
         return
     sys.stdout.write(terminal.heading("set by drop-ins:") + "\n")

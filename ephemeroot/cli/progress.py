@@ -1,4 +1,4 @@
-"""How far a long copy is: one line on a terminal, nothing anywhere else."""
+"""A progress bar for a long copy, on a terminal only."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _EVERY = 0.1  # seconds
 
 
 class Progress:
-    """A bar that counts to *total*, in bytes; ``None`` if that is not known.
+    """A bar up to *total* bytes; without a bar if that is ``None``.
 
-    ``with Progress("copying", total) as progress: …; progress.update(done, "what just now")``.
-    It is drawn only if *stream* (standard error) is a terminal, ten times a second at most,
-    and gone at the end, so that what is printed stands alone.
+    ``with Progress("copying", total) as progress: …; progress.update(done, "a file")``. It is drawn
+    only if *stream* (standard error) is a terminal, at most ten times a second, and is removed at
+    the end.
     """
 
     def __init__(self, what: str, total: int | None, stream: TextIO | None = None) -> None:
@@ -43,7 +43,7 @@ class Progress:
         self.clear()
 
     def update(self, done: int, now: str = "") -> None:
-        """Show that *done* bytes are done, and on what it works *now*."""
+        """Show that *done* bytes are done, and the name of the present file in *now*."""
         moment = time.monotonic()
         if not self.shown or moment - self.drawn < _EVERY:
             return
@@ -54,7 +54,7 @@ class Progress:
         self._draw(line)
 
     def clear(self) -> None:
-        """Take the line away: something else will be printed."""
+        """Remove the line, before other output."""
         if self.width:
             self.stream.write("\r" + " " * self.width + "\r")
             self.stream.flush()

@@ -1,4 +1,4 @@
-"""``ephemeroot rehearse``: the next boot, simulated on a throw-away root, before it is a boot."""
+"""``ephemeroot rehearse``: simulate the next boot on a throw-away root."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ephemeroot.simulate.environment import Environment
 from ephemeroot.simulate.findings import ERROR, Finding, Inspection
 
 _LARGE = 8 << 20
-"""Bytes that are copied into the layer in memory anyway, where a boot would share them."""
+"""The size in bytes up to which files are copied into memory although a boot would share them."""
 
 _COLOURS = {"error": "31", "warning": "33", "note": "1"}
 
 
 @dataclass(slots=True)
-class _Stage:
-    """What is rehearsed, and where."""
+class _Task:
+    """The plan to simulate, the root, and the throw-away root for it."""
 
     root: Path
     plan: Plan
@@ -50,16 +50,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: the boot would work, perhaps with warnings; 1: it would not."""
-    stage = _prepare(arguments)
+    """Exit code 0: the boot would work, perhaps with warnings; 1: it would fail."""
+    task = _prepare(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     with Namespace() as private:
         result = processes.simulate(
-            lambda: _play(stage, verbose=arguments.verbose),
-            lambda: _tidy(stage, private),
+            lambda: _run(task, verbose=arguments.verbose),
+            lambda: _tidy(task, private),
         )
     if result is None:
-        raise EphemerootError("the rehearsal ended early", "run it with --verbose")
+        raise EphemerootError(
+            "the simulation ended early", "run 'ephemeroot rehearse --verbose' to see why"
+        )
     found = [Finding(**one) for one in result["findings"]]
     if arguments.json:
         _print_json(result, found)
@@ -72,49 +74,51 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _prepare(arguments: argparse.Namespace) -> _Stage:
+def _prepare(arguments: argparse.Namespace) -> _Task:
     machine = Machine.of(arguments.root)
     config = read(machine, arguments.config)
     plan = compile_examination(examine(config, machine)).plan
     root = Path(machine.root)
     wipe = plan.root_wipe()
     if wipe is None:
-        raise Misconfigured("cannot rehearse: no wiper is configured in [root]")
+        raise Misconfigured(
+            "cannot simulate the next boot: [root] has no wiper", "set wiper in [root]"
+        )
     named = Root.named(machine, wipe.device, wipe.subvolume)
     rehearsal = backends.of(wipe.load()).rehearsal(wipe, named, root, [])
     line = next((text for _, text in machine.command_lines), "")
     large = [s.path for s in seeds.foresee(plan, root) if s.shared and s.size > _LARGE]
-    return _Stage(root, plan, line.strip(), rehearsal, frozenset(large))
+    return _Task(root, plan, line.strip(), rehearsal, frozenset(large))
 
 
-def _tidy(stage: _Stage, private: Namespace) -> bool:
-    """Throw away what the rehearsal has made, as far as it came; whether nothing is left."""
-    problems = stage.rehearsal.tidy(private.directory())
+def _tidy(task: _Task, private: Namespace) -> bool:
+    """Remove the throw-away root, also after a failure. Returns whether all of it is removed."""
+    problems = task.rehearsal.tidy(private.directory())
     for problem in problems:
-        terminal.warning(problem, "the next rehearsal removes it")
+        terminal.warning(problem, "run 'ephemeroot rehearse' again to remove it")
     return not problems
 
 
-def _play(stage: _Stage, *, verbose: bool) -> dict[str, Any]:
-    # A namespace of its own: whatever ends this process, the one that waits sees no mount of it.
+def _run(task: _Task, *, verbose: bool) -> dict[str, Any]:
+    # A separate namespace: the waiting process never sees the mounts, however this one ends.
     with Namespace() as private:
-        return _simulate(stage, private, verbose=verbose)
+        return _simulate(task, private, verbose=verbose)
 
 
-def _simulate(stage: _Stage, private: Namespace, *, verbose: bool) -> dict[str, Any]:
+def _simulate(task: _Task, private: Namespace, *, verbose: bool) -> dict[str, Any]:
     if not verbose:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 2)
-    place = Environment(Path(private.directory()), stage.root, stage.rehearsal.notes)
+    place = Environment(Path(private.directory()), task.root, task.rehearsal.notes)
     place.set_up()
-    boot = SimulatedBoot(place, stage.plan, stage.line, stage.rehearsal, stage.large)
+    boot = SimulatedBoot(place, task.plan, task.line, task.rehearsal, task.large)
     found: list[Finding] = []
     try:
         boot.run()
     except (EphemerootError, OSError) as error:
         found.append(_failure(boot, error))
     else:
-        found += _inspect(stage, place)
+        found += _inspect(task, place)
     operations: list[Any] = []
     for report in boot.reports:
         content: Any = report.content
@@ -124,18 +128,20 @@ def _simulate(stage: _Stage, private: Namespace, *, verbose: bool) -> dict[str, 
                     one["problem"], one["hint"])
             for one in content["problems"]
         ] + found  # fmt: skip
-    # The stages and the look at their result may find the same.
+    # The stages and the inspection of their result may find the same problem.
     found = list({one.text: one for one in found}.values())
-    # What was taken over from the same root hides nothing that anybody would miss.
-    taken_over = {o["line"] for o in operations if "seeded" in o["result"]}
-    hidden = [o for o in operations if "hiding" in o["result"] and o["line"] not in taken_over]
+    # A path that is seeded from the same root hides the same content.
+    seeded = {o["line"] for o in operations if "seeded" in o["result"]}
+    hidden = [o for o in operations if "hiding" in o["result"] and o["line"] not in seeded]
     found += [Finding(findings.NOTE, f"{o['line']}: {o['result']}") for o in hidden]
     found += [Finding(findings.NOTE, note) for note in place.notes]
     found += [
-        Finding(findings.NOTE, f"{path} is large: the boot shares it with the root, but it is "
-                               "empty in "
-                "the rehearsal")
-        for path in sorted(stage.large)
+        Finding(
+            findings.NOTE,
+            f"{path} is empty in this simulation because it is large; the boot shares its data "
+            "with the root",
+        )
+        for path in sorted(task.large)
     ]  # fmt: skip
     return {
         "operations": [{"line": o["line"], "result": o["result"]} for o in operations],
@@ -145,20 +151,20 @@ def _simulate(stage: _Stage, private: Namespace, *, verbose: bool) -> dict[str, 
     }
 
 
-def _inspect(stage: _Stage, place: Environment) -> list[Finding]:
-    kernels = list(copies.boot_kernels_of(stage.root))
+def _inspect(task: _Task, place: Environment) -> list[Finding]:
+    kernels = list(copies.boot_kernels_of(task.root))
     unread = [Finding(findings.WARNING, one.problem, one.hint) for one in kernels if one.problem]
     bootable = frozenset(one.release for one in kernels if one.release)
-    inspection = Inspection(stage.root, place.target, stage.plan, bootable)
+    inspection = Inspection(task.root, place.target, task.plan, bootable)
     try:
         found = inspection.all()
     finally:
         inspection.close()
-    return [*found, *copies.inspect(stage.root, place.target, stage.plan), *unread]
+    return [*found, *copies.inspect(task.root, place.target, task.plan), *unread]
 
 
 def _failure(boot: SimulatedBoot, error: EphemerootError | OSError) -> Finding:
-    stage = "persistence" if len(boot.reports) > 1 else "the wipe"
+    stage = "the persistence stage" if len(boot.reports) > 1 else "the wipe stage"
     if isinstance(error, EphemerootError):
         return Finding(ERROR, f"{stage} would fail: {error.message}", error.hint)
     where = f": {error.filename}" if error.filename else ""
@@ -172,8 +178,8 @@ def _print(result: dict[str, Any], found: list[Finding]) -> None:
         if one.hint:
             terminal.say(f"  hint: {one.hint}")
     counts = {kind: sum(one.severity == kind for one in found) for kind in _COLOURS}
-    rehearsed = terminal.count(len(result["operations"]), "operation")
-    done = f"{rehearsed} rehearsed, all copies removed"
+    operations = terminal.count(len(result["operations"]), "operation")
+    done = f"{operations} simulated, all copies removed"
     words = [terminal.count(number, kind) for kind, number in counts.items() if number]
     terminal.say(f"{done}: {', '.join(words) if words else 'no problems'}")
 

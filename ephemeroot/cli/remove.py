@@ -1,4 +1,4 @@
-"""``ephemeroot remove``: packages, in the base and perhaps in the running root."""
+"""``ephemeroot remove``: remove packages in the base, with ``--now`` in the running root too."""
 
 from __future__ import annotations
 

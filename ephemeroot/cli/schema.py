@@ -1,4 +1,4 @@
-"""``ephemeroot schema``: the configuration's JSON Schema, for editors (plumbing)."""
+"""``ephemeroot schema``: print the JSON Schema of the configuration, for editors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print it."""
+    """Print the schema."""
     output.write_json(schema())
     return 0

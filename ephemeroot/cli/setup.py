@@ -1,4 +1,4 @@
-"""``ephemeroot setup``: give an initramfs generator our module, and the system our units."""
+"""``ephemeroot setup``: install the initramfs generator's module and the units."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("generator", choices=installed.names())
     parser.add_argument(
         "--package-manager", choices=[one.name for one in package_managers.MANAGERS],
-        help="whose hooks are installed (default: that of this system)",
+        help="install the hooks of this package manager (default: that of this system)",
     )  # fmt: skip
     parser.add_argument("--remove", action="store_true", help="remove the installed files")
     parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument(
         "--program",
         metavar="PATH",
-        help="the program that the module and the units call (default: this one)",
+        help="the program that the module and the units call (default: this program)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Install or remove, say each file."""
+    """Install or remove the files, and print a line for each."""
     root = Path(arguments.root or "/")
     with lock.hold(root, "ephemeroot setup", dry_run=arguments.dry_run):
         return _run(arguments, root)
@@ -64,27 +64,29 @@ def _run(arguments: argparse.Namespace, root: Path) -> int:
 
 
 def _require_disarmed(root: Path) -> None:
-    """The same as for removing a package (packaging/may-be-removed)."""
+    """Raise ``Refused`` as the removal of a package does (packaging/may-be-removed)."""
     if os.path.lexists(applied.path(root)):
         raise Refused(
-            "this machine's root is made fresh at every boot: its present images would continue to "
-            "wipe, and the next kernel's image would boot without the persistent paths",
+            "cannot remove the module: the boots of this machine wipe its root; the present images "
+            "would continue to wipe, and the next kernel's image would boot without the persistent "
+            "paths",
             "run 'ephemeroot leave' and reboot first",
         )
     if os.path.lexists(root / leaving.RECORD):
         raise Refused(
-            "the next boot copies the changes in the stores since 'ephemeroot leave'",
+            "cannot remove the units: the next boot copies the changes in the stores since "
+            "'ephemeroot leave'",
             "reboot first",
         )
 
 
 def _items(generator: Generator, program: str) -> list[Item]:
-    """Everything that is installed for *generator*, calling *program*."""
+    """All files to install for *generator*; they call *program*."""
     return [*generator.items(program), *installation.system_units(program)]
 
 
 def _manager(root: Path) -> str:
-    """The name of the package manager; empty if none is known."""
+    """The name of the package manager; empty if it is not known."""
     try:
         return package_managers.of(root).name
     except EphemerootError:
@@ -97,7 +99,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _program(asked: str | None, root: Path) -> str:
-    """An absolute path that is still valid when a kernel update calls it."""
+    """An absolute path that stays valid for the next kernel update."""
     if asked is None and root != Path("/"):
         return installation.PROGRAM
     return own_path.find(asked)

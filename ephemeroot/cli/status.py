@@ -1,4 +1,4 @@
-"""``ephemeroot status``: what this boot did, what is kept, and what the next boot will do."""
+"""``ephemeroot status``: the actions of this boot, the stores, and the actions of the next boot."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: as it should be; 10: something is not, and is said."""
+    """Exit code 0: no problems; 10: problems, which are printed."""
     status = collect(arguments.root)
     if arguments.json:
         output.print_json("status", status.to_json())
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def collect(root: str) -> Status:
-    """Look at the machine below *root*, as far as this user may."""
+    """Inspect the machine below *root*, with the permissions of this user."""
     folder = Path(root)
     unknown: list[str] = []
     damage: list[str] = []
@@ -127,7 +127,9 @@ def _store(root: Path, path: str, identity: str) -> StoreStatus:
 
 
 def _next_boot(root: Path, status: Status) -> list[str]:
-    """What the next boot does, a line each; the first word on it is the last one spoken."""
+    """The actions of the next boot. The kernel command line takes precedence over a request, and a
+    request over the plan.
+    """
     plan = status.plan
     if plan is None:
         if status.damage:
@@ -137,25 +139,25 @@ def _next_boot(root: Path, status: Status) -> list[str]:
     for name, text in Machine.of(str(root)).command_lines:
         line = CommandLine(text)
         if name == "/proc/cmdline":
-            continue  # this boot's, not the next one's
+            continue  # the command line of this boot, not of the next
         words = [w for w in text.split() if w.startswith("ephemeroot")]
         if words:
-            lines.append(f"{name} says {' '.join(words)}")
+            lines.append(f"{name} has {' '.join(words)}")
         if line.is_off("ephemeroot") or not line.allows("ephemeroot.wipe"):
             return [*lines, "the root is kept"]
     request = _request(root, plan, status)
     if status.damage:
-        return [*lines, "the root is kept because a request cannot be read"]
+        return [*lines, "the root is kept, because a request cannot be read"]
     if request is not None:
         lines.append(f"requested: {request.describe()} ('ephemeroot next-boot')")
         if request.word == requests.KEEP:
             return lines
     wipes = plan.wipes()
     if not wipes:
-        lines.append("nothing is made fresh: no wiper is configured")
+        lines.append("nothing is wiped: no wiper is configured")
     lines += [wipe.describe() for wipe in wipes]
     if status.images:
-        lines.append("but not with these images: an older image does not wipe")
+        lines.append("but an older image does not wipe: run 'ephemeroot apply' to rebuild it")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What ``ephemeroot status`` prints for people."""
+"""The output of ``ephemeroot status`` for people."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ephemeroot.status.report import Status, StoreStatus, Unseeded
 
 _STATES = {
-    "ephemeral": ("this root is new: it was made by this boot", terminal.GREEN),
+    "ephemeral": ("this root is new: this boot made it", terminal.GREEN),
     "in-memory": ("this root is new, with its layer in memory", terminal.RED),
-    "kept": ("this root was kept unchanged", terminal.YELLOW),
-    "foreign": ("this boot is of another root, which was not changed", terminal.YELLOW),
-    "failed": ("this root could not be made fresh", terminal.RED),
+    "kept": ("this boot kept the previous root", terminal.YELLOW),
+    "foreign": ("this boot has another root and did not change it", terminal.YELLOW),
+    "failed": ("this boot failed to make a new root", terminal.RED),
     "none": ("this root is not ephemeral", terminal.YELLOW),
 }
 
@@ -57,12 +57,12 @@ def show(status: Status, *, long: bool) -> None:
 
 
 def _undated(boot: BootReport) -> list[str]:
-    """Why old roots do not age: a line for each history with some whose age is not known."""
+    """A line for each history that has old roots of unknown age."""
     lines = []
     for target, facts in sorted(boot.wiped.items()):
         found = list(filter(None, (names.parse(str(text)) for text in facts.get("kept") or [])))
         latest: dict[int, int] = {}
-        for name in found:  # a clock that stands still numbers the roots of one second
+        for name in found:  # old roots with the same time have numbers: the clock did not advance
             latest[name.time] = max(latest.get(name.time, 0), name.number)
         count = sum(
             1
@@ -72,8 +72,8 @@ def _undated(boot: BootReport) -> list[str]:
         if count:
             lines.append(
                 f"{target}: {terminal.count(count, 'old root')} of unknown age, retired while the "
-                "clock was not synchronised: only keep-at-most, keep-days as a number, and "
-                "min-free limit them until it is"
+                "clock was not synchronised; until it is, only keep-at-most, keep-days as a "
+                "number, and min-free limit them"
             )
     return lines
 
@@ -82,11 +82,11 @@ def _boot_rows(status: Status) -> list[list[str]]:
     boot = status.boot
     rows = []
     for target, facts in sorted(boot.wiped.items()):
-        parts = [f"made fresh by {facts.get('wiper')}"]
+        parts = [f"wiped by {facts.get('wiper')}"]
         if facts.get("retired"):
             parts.append(f"the previous root is old root {facts['retired']}")
         if facts.get("pruned"):
-            parts.append(f"{len(facts['pruned'])} old roots deleted")
+            parts.append(f"{terminal.count(len(facts['pruned']), 'old root')} deleted")
         if facts.get("kept"):
             parts.append(f"{len(facts['kept'])} kept")
         rows.append([target, ", ".join(parts)])
@@ -104,7 +104,7 @@ def _boot_rows(status: Status) -> list[list[str]]:
         rows.append(["paths", ", ".join(parts)])
     if status.plan is not None and status.booted is not None:
         same = status.booted == status.plan.generation
-        newer = "" if same else f", generation {status.plan.generation} was applied since then"
+        newer = "" if same else f"; generation {status.plan.generation} has been applied since"
         rows.append(["plan", f"generation {status.booted}{newer}"])
     return rows
 

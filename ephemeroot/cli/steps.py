@@ -1,4 +1,4 @@
-"""How verbs show their steps: before, in a dry run, and while they are carried out."""
+"""The output of steps: before a run, in a dry run, and during a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ephemeroot.step import Step
 
 
 def show(steps: Iterable[Step]) -> None:
-    """Print the steps, before any of them is executed."""
-    sys.stdout.write(terminal.heading("to be done:") + "\n")
+    """Print the steps before they are executed."""
+    sys.stdout.write(terminal.heading("steps:") + "\n")
     for step in steps:
         terminal.say(f"  {step.describe()}")
 
@@ -20,55 +20,55 @@ def show(steps: Iterable[Step]) -> None:
 def with_results(
     *, dry_run: bool, quiet: bool, before_line: Callable[[], None] = lambda: None
 ) -> Execution:
-    """What carries out steps that were shown before: a line says what each came to, unless *quiet*,
-    after *before_line*. A failure is always said. Nothing is printed in a dry run.
+    """An execution of steps that ``show`` has printed. It prints the outcome of each, unless
+    *quiet*, and each failure. *before_line* is called before each line. A dry run prints nothing.
     """
 
-    def tell(result: Result) -> None:
+    def report(result: Result) -> None:
         if dry_run:
             return
         before_line()
         if result.failed:
             terminal.error(result.problem)
         elif not quiet:
-            terminal.say(f"{result.line}: {result.words}")
+            terminal.say(f"{result.line}: {result.outcome}")
 
-    return Execution(tell, dry_run=dry_run)
+    return Execution(report, dry_run=dry_run)
 
 
 def one_by_one(
     *, dry_run: bool, quiet: bool, before_line: Callable[[], None] = lambda: None
 ) -> Execution:
-    """What carries out steps and prints the line of each as soon as it was done, after
-    *before_line*, unless *quiet*. The verb reports failures at its end.
+    """An execution that prints the description of each step after the step, unless *quiet*.
+    *before_line* is called before each line. The verb reports failures at its end.
     """
 
-    def tell(result: Result) -> None:
+    def report(result: Result) -> None:
         if quiet or result.failed:
             return
         before_line()
         say(result.line, dry_run=dry_run)
 
-    return Execution(tell, dry_run=dry_run)
+    return Execution(report, dry_run=dry_run)
 
 
 def announced(lines: list[str], *, dry_run: bool, quiet: bool) -> Execution:
-    """What carries out steps and prints the line of each before it is done, unless *quiet*: some
-    take long. *lines* gets all of them. The verb reports failures at its end.
+    """An execution that prints the description of each step before the step, unless *quiet*: some
+    steps take long. *lines* gets all descriptions. The verb reports failures at its end.
     """
 
-    def note(step: Step) -> None:
+    def announce(step: Step) -> None:
         lines.append(step.describe())
         if not quiet:
             say(lines[-1], dry_run=dry_run)
 
-    def tell(result: Result) -> None:
+    def announce_only(result: Result) -> None:
         if result.is_dry_run:
-            note(result.step)
+            announce(result.step)
 
-    return Execution(tell, dry_run=dry_run, before=note)
+    return Execution(announce_only, dry_run=dry_run, on_start=announce)
 
 
 def say(line: str, *, dry_run: bool) -> None:
-    """Print the *line* of a step that was done or, in a dry run, is not."""
+    """Print the *line* of a step, marked in a dry run."""
     terminal.say(f"{line}: {DRY_RUN}" if dry_run else line)

@@ -1,4 +1,4 @@
-"""``ephemeroot unsaved``: a line at login and at shutdown about what the next boot forgets."""
+"""``ephemeroot unsaved``: a line at login and at shutdown about changes that are not persistent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ephemeroot import terminal
+from ephemeroot import amounts, terminal
 from ephemeroot.cli import access, differences, output
 from ephemeroot.linux import paths
 from ephemeroot.old_roots.comparison import Difference
@@ -14,9 +14,10 @@ from ephemeroot.plan import foreign
 from ephemeroot.status import forgotten
 
 MOTD = "/run/motd.d/ephemeroot"
-"""Shown at login by pam_motd(8)."""
+"""pam_motd(8) shows this file at login."""
 
-_NAMED = 3  # the largest changes
+_NAMED = 3
+"""The number of changes that the line names, the largest first."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the line and write it for the next login; remove that without unsaved changes."""
+    """Print the line and write it for the next login; without such changes, remove the file."""
     found: list[Difference] = []
     if foreign.of_boot(Path(arguments.root)) is None:
         found = forgotten.look(arguments.root, everything=False)
@@ -45,15 +46,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def describe(found: Sequence[Difference]) -> str:
-    """One line about all of it, with the largest by name; empty for nothing."""
+    """One line with the number of changes and the names of the largest; empty without changes."""
     if not found:
         return ""
-    largest = sorted(found, key=lambda one: (-one.size, one.path))[:_NAMED]
-    names = ", ".join(terminal.printable(one.path) for one in largest)
-    more = ", …" if len(found) > len(largest) else ""
+    largest = sorted(found, key=lambda one: (-one.size, one.path))
+    names = amounts.listed([terminal.printable(one.path) for one in largest], _NAMED)
     return (
-        f"ephemeroot: the next boot forgets {differences.summary(found)}: {names}{more} "
-        "('ephemeroot diff' shows all)"
+        f"ephemeroot: the next boot forgets {differences.summary(found)}: {names} "
+        "(run 'ephemeroot diff' to see all)"
     )
 
 

@@ -1,4 +1,4 @@
-"""``ephemeroot upgrade``: the distribution's full upgrade, in the base."""
+"""``ephemeroot upgrade``: upgrade all packages of the base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     packages.configure(parser)
     parser.add_argument(
         "--reboot", choices=("never", "if-needed"), default="never",
-        help="if-needed: reboot if the base has changed (default: never)",
+        help="reboot if the base has changed, or never (default: never)",
     )  # fmt: skip
 
 

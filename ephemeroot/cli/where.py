@@ -1,4 +1,4 @@
-"""``ephemeroot where``: whether a path persists, by what, and what the next boot has there."""
+"""``ephemeroot where``: whether a path persists, why, and its content at the next boot."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: it persists; 10: the next boot forgets it."""
+    """Exit code 0: the path persists; 10: it does not."""
     text = arguments.path
     if not text:
-        raise Misconfigured("the path is empty", "name a file or directory, or . for this one")
+        raise Misconfigured(
+            "the path is empty", "name a file or directory; '.' is the current directory"
+        )
     if arguments.root == "/" or text.startswith("/"):
         text = os.path.abspath(text)
     try:

@@ -246,7 +246,7 @@ def test_refuses_names_that_cannot_be_declared(
         ("/srv/none", 1, "No such file"),
         ("/srv/app/fifo", 1, "is neither a directory nor a regular file"),
         ("srv", 2, "not an absolute path"),
-        ("/persistent/x", 0, "persists already"),
+        ("/persistent/x", 0, "is already persistent"),
         ("/", 2, ""),
         ("/etc", 0, ""),
     ],
@@ -271,7 +271,7 @@ def test_persistent_paths_are_left_alone(
 ) -> None:
     machine.write("var/log/deep/x", "")
     assert adopt(machine, "/var/log/deep") == 0
-    assert "persists already, by /var/log" in capsys.readouterr().out
+    assert "is already persistent, as part of /var/log" in capsys.readouterr().out
     assert adopt(machine, "/srv/app") == 0
     drop = (machine.path / DROP_IN).read_text()
     (machine.path / "srv/app/deep/file").write_text("of the root")
@@ -456,7 +456,7 @@ def test_binds_the_path_at_once_on_an_ephemeral_root(machine: MachineTree) -> No
     assert (machine.path / "persistent/srv/app/after").read_text() == "into the store"
     again = Adopter(machine.path, read(machine.machine), machine.machine, ["/srv/app"])
     assert again.adoptions == []
-    assert again.settled == ["/srv/app persists already"]
+    assert again.settled == ["/srv/app is already persistent"]
     with pytest.raises(OSError, match="busy"):
         (machine.path / "srv/app").rmdir()
 
@@ -479,7 +479,7 @@ def test_a_full_store_stays_unchanged(tmp_path: Path, capsys: pytest.CaptureFixt
         tree.mark("persistent")
         tree.write("srv/app/large", "x" * 200000)
         assert adopt(tree, "/srv/app") == 1
-        assert "too full" in capsys.readouterr().err
+        assert "is full" in capsys.readouterr().err
         assert not (store / "srv").exists()
         assert not (tree.path / DROP_IN).exists()
         assert records(tree) == []
@@ -609,4 +609,4 @@ def test_adopts_a_path_on_its_own_subvolume_of_the_store(
     assert records(machine) == []
     (machine.path / "srv/app/new").touch()
     assert adopt(machine, "/srv/app", "--replace") == 1
-    assert "cannot be kept aside" in capsys.readouterr().err
+    assert "is a separate subvolume there" in capsys.readouterr().err

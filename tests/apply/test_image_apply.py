@@ -226,7 +226,7 @@ def test_a_dry_run_changes_nothing(
     assert apply(machine, "--dry-run") == 0
     assert content(machine.path) == before
     lines = capsys.readouterr().out.splitlines()
-    announced = [line.strip() for line in lines[lines.index("to be done:") + 1 :]]
+    announced = [line.strip() for line in lines[lines.index("steps:") + 1 :]]
     assert apply(machine, "--yes") == 0
     done = capsys.readouterr().out.splitlines()
     for line in announced:

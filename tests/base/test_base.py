@@ -222,7 +222,7 @@ def test_the_next_run_undoes_an_interrupted_one(based: Machine) -> None:
     assert based.strays() != []
     assert based.state() != before
     listed = based.base("list")
-    assert "a run was cut off" in listed.stderr
+    assert "the last run was interrupted" in listed.stderr
     # Any verb that makes changes first undoes the interrupted run.
     done = based.run("true")
     assert "the base is unchanged" in done.stdout
@@ -364,7 +364,7 @@ def test_rollback_returns_to_the_previous_base(based: Machine) -> None:
 def test_rollback_without_an_old_base_is_refused(based: Machine) -> None:
     done = based.base("rollback", "--yes")
     assert done.returncode == 2
-    assert "there is no old base" in done.stderr
+    assert "cannot roll back: there is no old base" in done.stderr
     done = based.base("rollback", "2020-01-01T00-00-00Z", "--yes")
     assert done.returncode == 2
     assert "there is no old base '2020-01-01T00-00-00Z'" in done.stderr

@@ -34,15 +34,15 @@ def test_prints_every_problem_and_a_summary(
     assert captured.err == ""
     assert captured.out.splitlines() == [
         f"error: {tree.show()}:9: volumes[0].options[1]: 'noatime,ro' contains several options",
-        "  hint: write one string for each",
+        "  hint: write one string for each option",
         f"error: {tree.show()}:12: {store}.fils: unknown key `fils`",
         "  hint: did you mean `files`?",
         (
-            f"warning: {tree.show()}:3: root.btrfs: /etc/machine-id does not persist: every boot "
-            "has another machine id for its journal and its network"
+            f"warning: {tree.show()}:3: root.btrfs: /etc/machine-id does not persist: each boot "
+            "has another machine id, for example for its journal and DHCP"
         ),
         '  hint: declare "/etc/machine-id"',
-        f"warning: {tree.show()}:10: {store}: the store /persistent has no marker yet",
+        f"warning: {tree.show()}:10: {store}: the store /persistent has no marker",
         "  hint: run 'ephemeroot apply' to write it",
         "1 file checked: 2 errors, 2 warnings",
     ]

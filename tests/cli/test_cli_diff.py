@@ -171,7 +171,7 @@ def test_formats_of_the_output(machine: LivingMachine) -> None:
     assert lines[0] == "non-persistent changes on /, compared with the fresh root of this boot:"
     assert "/etc" in lines
     assert "  +  app/  4.0 KiB  3 entries" in lines
-    assert "  … and 32 more" in shown
+    assert "  and 32 more" in shown
     assert "many49" in machine.call("diff", "--long").stdout
     assert "\x1b[" not in shown
     assert any(line.endswith("3 changed (4.9 KiB), 1 deleted (0 B)") for line in lines), shown
@@ -191,7 +191,7 @@ def test_says_when_the_base_is_newer_than_the_root(machine: LivingMachine) -> No
     btrfsutil.delete_subvolume(str(top / "older"))
     done = machine.call("diff", "--json")
     assert done.returncode == 0
-    assert "compared with the base" in done.stderr
+    assert "the base is compared instead" in done.stderr
     assert '"against": "base"' in done.stdout
     assert machine.call("diff", "--against", "fresh").returncode == 1
 

@@ -43,7 +43,7 @@ def test_status_reports_another_root_and_prune_refuses(machine: LivingMachine) -
     assert WORDS in content["reason"]
     assert content["complaints"] == [], "it is not a failure"
     (first, *_) = machine.call("status").stdout.splitlines()
-    assert first.startswith("this boot is of another root, which was not changed: ")
+    assert first.startswith("this boot has another root and did not change it: ")
     pruned = machine.call("roots", "prune", "--yes")
     assert pruned.returncode == 1
     assert f"nothing is pruned: the kernel command line says {WORDS}" in pruned.stderr
@@ -60,7 +60,7 @@ def test_apply_refuses_in_another_root(
 ) -> None:
     recorded(tree.path, kind)
     assert apply(tree) == 1
-    assert "this boot is of another root: another root" in capsys.readouterr().err
+    assert "this boot has another root: another root" in capsys.readouterr().err
     assert not (tree.path / "etc/ephemeroot/plan.json").exists()
 
 

@@ -58,7 +58,7 @@ def test_reports_a_missing_configuration(
 ) -> None:
     (tree.path / MAIN).unlink()
     assert main(["check", "--root", str(tree.path)]) == 2
-    assert f"there is no configuration: {tree.show()} does not exist" in capsys.readouterr().err
+    assert f"cannot read the configuration: {tree.show()} does not exist" in capsys.readouterr().err
 
 
 def test_help_lists_the_public_verbs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ def test_status_of_an_ephemeral_root(machine: LivingMachine) -> None:
     assert content["complaints"] == content["unknown"] == []
     shown = machine.call("status").stdout
     lines = shown.splitlines()
-    assert lines[0] == "this root is new: it was made by this boot"
+    assert lines[0] == "this root is new: this boot made it"
     assert f"the previous root is old root {facts['retired']}" in shown
     assert any(line.startswith("  wipe     wiped in ") for line in lines), shown
     assert "  paths    2 bound, 2 copied, 1 linked" in lines
@@ -242,7 +242,7 @@ def test_describes_the_next_boot(machine: LivingMachine) -> None:
     cmdline = machine.root / "etc/kernel/cmdline"
     cmdline.write_text(cmdline.read_text().strip() + " ephemeroot.wipe=no\n")
     lines = status(machine)["next-boot"]
-    assert lines[0].endswith("/etc/kernel/cmdline says ephemeroot.wipe=no")
+    assert lines[0].endswith("/etc/kernel/cmdline has ephemeroot.wipe=no")
     assert lines[1] == "the root is kept"
 
 
@@ -291,7 +291,7 @@ def test_names_newer_and_different_stores(machine: LivingMachine) -> None:
     plan.generation = 2
     (machine.root / "etc/ephemeroot/plan.json").write_bytes(plan.dump())
     assert status(machine)["generation"] == {"booted": 1, "applied": 2}
-    assert "generation 2 was applied since then" in machine.call("status").stdout
+    assert "generation 2 has been applied since" in machine.call("status").stdout
     subprocess.run(["umount", machine.root / "persistent"], check=True)
     content = status(machine, 10)
     assert "check that its volume is mounted" in content["stores"][0]["state"]

@@ -57,7 +57,7 @@ def test_saves_a_change_without_mistakes(tree: MachineTree) -> None:
     (tree.path / MAIN).chmod(0o600)
     done = call(tree, CHANGE)
     assert done.returncode == 0, done.stderr
-    assert "saved; 'ephemeroot apply' puts it into effect" in done.stdout
+    assert "saved; run 'ephemeroot apply' to put it into effect" in done.stdout
     assert text(tree) == SOUND.replace('"/var/log"', '"/var/log", "/srv/new"')
     assert (tree.path / MAIN).stat().st_mode & 0o777 == 0o600
     assert drafts() == []
@@ -67,7 +67,7 @@ def test_saves_nothing_without_a_change_or_in_a_dry_run(tree: MachineTree) -> No
     before = (tree.path / MAIN).stat().st_mtime_ns
     done = call(tree, "cat $1")
     assert done.returncode == 0
-    assert "nothing was changed" in done.stdout
+    assert "ephemeroot.toml: unchanged" in done.stdout
     done = call(tree, CHANGE, "--dry-run")
     assert done.returncode == 0
     assert "not saved: dry run" in done.stdout
@@ -112,7 +112,7 @@ def test_does_not_overwrite_a_change_of_another_program(tree: MachineTree) -> No
     other = shlex.quote(tree.show())
     done = call(tree, f"{CHANGE}; echo '# theirs' >> {other}")
     assert done.returncode == 1
-    assert "was changed by another program" in done.stderr
+    assert "another program has changed it" in done.stderr
     assert text(tree) == SOUND + "# theirs\n"
 
 

@@ -69,7 +69,7 @@ def test_long_steps_are_announced_before_they_start(
         lines: list[str] = []
         execution = steps.announced(lines, dry_run=dry_run, quiet=quiet)
         execution.run([Action("look", lambda: capsys.readouterr().out)])
-        said = execution.results[0].words or capsys.readouterr().out
+        said = execution.results[0].outcome or capsys.readouterr().out
         assert said == ("" if quiet else f"look{end}\n")
         assert lines == ["look"]
 

@@ -64,7 +64,7 @@ def test_keeps_a_foreign_unit(user: OrdinaryUser) -> None:
 def test_refuses_a_unit_inside_its_own_mount(user: OrdinaryUser) -> None:
     user.write("home.toml", one('".config"').replace("STORE", STORE))
     done = user.home("enable", "--config", f"{HOME}/home.toml", rc=2)
-    assert "~/.config would contain the unit that has to mount it" in done.stderr
+    assert "cannot mount ~/.config at login: it would hide the unit" in done.stderr
     user.declare(one('".config"'))
     assert "~/.config contains this configuration file" in user.home("check", rc=2).stdout
 

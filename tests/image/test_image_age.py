@@ -108,4 +108,4 @@ def test_reports_nothing_if_nothing_was_applied(
 
 def test_reports_a_damaged_plan(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     (machine.path / "etc/ephemeroot/plan.json").write_text("{}")
-    assert "the applied plan cannot be read" in check(machine, capsys)[0]
+    assert "cannot read the applied plan" in check(machine, capsys)[0]

@@ -81,7 +81,7 @@ def test_explains_the_image_to_people(
 ) -> None:
     assert image(root, tmp_path / "into", "--explain", "--init", "dracut") == 0
     lines = capsys.readouterr().out.splitlines()
-    sums = [line for line in lines if "in all: " in line]
+    sums = [line for line in lines if "total: " in line]
     assert sum(int(line.split()[0]) for line in sums) > 3_000_000
     others = ("kernel module", " hook ")
     files = [line for line in lines if not any(w in line for w in others) and line not in sums]

@@ -104,7 +104,7 @@ def test_a_dry_run_changes_nothing(
     before = content(machine.bare), content(machine.top / "persistent")
     assert leave(root, "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
-    announced = [line.strip() for line in lines[lines.index("to be done:") + 1 :]]
+    announced = [line.strip() for line in lines[lines.index("steps:") + 1 :]]
     assert (content(machine.bare), content(machine.top / "persistent")) == before
     assert leave(root, "--yes") == 0
     done = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""``ephemeroot base``: the system that every fresh root is a copy of."""
+"""``ephemeroot base``: manage the base, of which every new root is a copy."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create = _action(actions, "create", "make the first base, a copy of the running root")
     run_ = _action(actions, "run", "run a command in a copy of the base, which then replaces it")
     shown = _action(actions, "list", "show the base and the bases that it replaced")
-    back = _action(actions, "rollback", "replace the base by an old base")
+    back = _action(actions, "rollback", "replace the base with an old base")
     run_.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="default: a shell"
+        "command",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="the command (default: a shell)",
     )
     merge = _action(actions, "commit", "copy changes of the running root into the base")
     commit.configure(merge)
-    compared = _action(actions, "diff", "show what differs between an old base and the base")
+    compared = _action(actions, "diff", "show the differences between an old base and the base")
     diff.configure(compared)
     back.add_argument(
         "name", nargs="?", metavar="NAME", help="a name from 'base list' (default: the newest)"
@@ -59,8 +62,8 @@ def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: done; 1: the command failed, and the base is unchanged; 3: another run
-    works on it; 10: it was replaced, but something else failed; 130: interrupted.
+    """Exit code 0: done; 1: the command failed, and the base is unchanged; 3: another run holds the
+    lock; 10: the base was replaced, but another part of the run failed; 130: interrupted.
     """
     if arguments.action == "list":
         based = BasedMachine.of(arguments)
@@ -92,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _change(
     arguments: argparse.Namespace, based: BasedMachine, place: Bases, lines: list[str]
 ) -> Outcome | None:
-    """What was done; ``None`` if there was nothing to change."""
+    """Change the base. Returns the outcome; ``None`` if the base is unchanged."""
 
     log = bases.log(arguments, lines)
     if arguments.action == "create":
@@ -100,23 +103,25 @@ def _change(
     if arguments.action == "rollback":
         entry = _entry(place, arguments.name)
         if not arguments.dry_run and not arguments.yes:
-            histories.confirm(f"Replace the present base by {entry.label}?")
+            histories.confirm(f"Replace the present base with {entry.label}?")
         return change.rollback(place, entry, log, dry_run=arguments.dry_run)
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if arguments.dry_run:
         return bases.foresee(place, " ".join(words) or "a shell", log)
     if not words and not sys.stdin.isatty():
-        raise Misconfigured("a shell needs a terminal", "name a command: base run -- apt …")
+        raise Misconfigured(
+            "cannot start a shell without a terminal", "run 'ephemeroot base run -- COMMAND'"
+        )
 
     def confirm() -> None:
         if not arguments.yes:
             histories.confirm("Make this the base?")
 
-    # The command's own output must not get into the document.
-    spoken = sys.stderr.fileno() if arguments.json else None
+    # The output of the command must not get into the JSON document.
+    stdout = sys.stderr.fileno() if arguments.json else None
     return change.run(
         place,
-        Order(words or None, confirm, bases.ask(arguments, "base run"), spoken, based.kept()),
+        Order(words or None, confirm, bases.ask(arguments, "base run"), stdout, based.kept()),
         log,
     )
 
@@ -127,7 +132,7 @@ def _entry(place: Bases, name: str | None) -> OldRoot:
     newest = bases.newest_old(place)
     if newest is None:
         raise Misconfigured(
-            "there is no old base to roll back to", "list them with 'ephemeroot base list'"
+            "cannot roll back: there is no old base", "run 'ephemeroot base list' to see the bases"
         )
     return newest
 
@@ -151,7 +156,7 @@ def _finish(
     for line in problems:
         terminal.error(line)
     if outcome is not None and not arguments.dry_run and not arguments.json:
-        terminal.say("done: the next boot's root is a copy of the new base")
+        terminal.say("done: the next root is a copy of the new base")
     return output.PARTLY if problems else 0
 
 

@@ -1,4 +1,4 @@
-"""``ephemeroot base commit``: changes of the running root, copied into the base."""
+"""``ephemeroot base commit``: copy changes of the running root into the base."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from ephemeroot.old_roots.comparison import ADDED, CHANGED, Difference
 from ephemeroot.old_roots.two_roots import Tree
 from ephemeroot.wipers.contract import Outcome
 
-_SHOWN = 10  # lines of a list on a terminal
+_SHOWN = 10
+"""The maximum number of warnings about paths that are not committed."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the action's own arguments."""
     parser.add_argument(
         "paths", nargs="*", metavar="PATH",
-        help="what to commit, with all below it (default: everything that 'diff' shows)",
+        help="a file, or a directory with its content (default: all changes that 'diff' shows)",
     )  # fmt: skip
     parser.add_argument(
-        "--overwrite", action="store_true", help="also where the base has changed since"
+        "--overwrite", action="store_true", help="replace files that have changed in the base too"
     )
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN",
@@ -43,8 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 @dataclass
 class Committed:
-    """What a run did: ``left`` are pairs of a path and the reason for which it is not committed,
-    ``asked`` is whether one of them was named by the administrator or needs a decision.
+    """The result of a run. ``left`` are pairs of a path and the reason why it is not committed,
+    ``asked`` is whether the administrator named one of them or must decide about it.
     """
 
     outcome: Outcome | None = None
@@ -55,7 +56,7 @@ class Committed:
 def commit(
     arguments: argparse.Namespace, based: BasedMachine, place: Bases, log: Callable[[str], None]
 ) -> Committed:
-    """Show what is to be committed, ask, and do it. Raises ``EphemerootError``."""
+    """Show the changes, ask for confirmation, and commit them. Raises ``EphemerootError``."""
     with ExitStack() as stack:
         root = _opened(stack, place.running())
         base = _opened(stack, place.present())
@@ -85,7 +86,7 @@ def commit(
                     for line in result.step.warnings:
                         log(f"warning: {line}")
 
-                Execution(warn, before=lambda step: log(step.describe())).run(commit_.steps)
+                Execution(warn, on_start=lambda step: log(step.describe())).run(commit_.steps)
 
             order = Order(
                 None,
@@ -106,39 +107,41 @@ def _opened(stack: ExitStack, fd: int) -> int:
 
 
 def _located(root: int, path: str, kept: frozenset[str]) -> str:
-    """*path* of the running root, without symbolic links on the way. Raises ``Misconfigured``."""
+    """*path* in the running root, without symbolic links in it. Raises ``Misconfigured``."""
     absolute = "/" + os.path.normpath(os.path.join(os.getcwd(), path)).lstrip("/")
     found = restore_steps.locate(root, absolute).path
     if found == "/":
-        raise Misconfigured("/ cannot be named", "'ephemeroot base commit' commits everything")
+        raise Misconfigured(
+            "cannot commit / as a path", "run 'ephemeroot base commit' to commit all changes"
+        )
     above = found
     while above != "/":
         if above in kept:
             raise Misconfigured(
-                f"{path} is not part of the root: {above} persists or is mounted",
-                "only files of the root itself can be committed",
+                f"cannot commit {path}: {above} is not part of the root, but persistent or mounted",
+                "name only files of the root itself",
             )
         above = os.path.dirname(above)
     return found
 
 
 def _fresh(stack: ExitStack, place: Bases, arguments: argparse.Namespace) -> int | None:
-    """What the running root was made of, open; ``None`` if that is not known. Raises
-    ``Misconfigured`` if then everything would be committed.
+    """The open base that the running root was copied from; ``None`` if it is not known. Raises
+    ``Misconfigured`` if it is not known and no path is named.
     """
     try:
         fd = place.origin()
-        reason = "no boot has made this root of the base"
+        reason = "this root was not made from the base by a boot"
     except EphemerootError as error:
         fd, reason = -1, error.message
     if fd >= 0:
         return _opened(stack, fd)
     if not arguments.paths:
         raise Misconfigured(
-            f"{reason}: changes of the root and changes of the base cannot be told apart",
-            "name the paths: 'ephemeroot base commit PATH'",
+            f"{reason}, so changes of the root cannot be distinguished from changes of the base",
+            "run 'ephemeroot base commit PATH' to name the paths",
         )
-    terminal.warning(f"{reason}: compared with the base")
+    terminal.warning(f"{reason}: the base is compared instead")
     return None
 
 
@@ -149,9 +152,7 @@ def _differences(
     trees: tuple[int | None, int, int],
     wanted: list[str],
 ) -> tuple[list[Difference], list[str]]:
-    """What the root has changed, at and below the *wanted* paths, and everything that could not be
-    read.
-    """
+    """The changes of the root at and below the *wanted* paths, and the errors of the comparison."""
     fresh, root, base = trees
     old = Tree("the base", base if fresh is None else fresh)
     new = Tree("this root", root)
@@ -159,7 +160,7 @@ def _differences(
         None,
         [old, new],
         elsewhere=kept,
-        # A path that is named is meant, whatever it is called.
+        # A named path is compared even if a pattern excludes it by default.
         patterns=two_roots.patterns(arguments.exclude, everything=bool(wanted)),
         changed_since=None if fresh is None else place.changed_since_origin(),
     )
@@ -172,13 +173,14 @@ def _differences(
         found += [one] if not wanted else _wanted_of(one, wanted, root)
     for path in wanted:
         if not any(clean.is_below(one.path, path) for one in found):
-            terminal.warning(f"{path} is as in {'the base' if fresh is None else 'the fresh root'}")
+            old_name = "the base" if fresh is None else "the new root at the start of this boot"
+            terminal.warning(f"{path} is not committed: it is the same as in {old_name}")
     return found, comparison.problems
 
 
 def _wanted_of(one: Difference, wanted: list[str], root: int) -> list[Difference]:
-    """What of the difference *one* is at and below the *wanted* paths: a directory that was added
-    or deleted as a whole can be above one of them.
+    """The part of the difference *one* that is at and below the *wanted* paths: a directory that is
+    added or deleted as a whole can be above one of them.
     """
     if any(clean.is_below(one.path, path) for path in wanted):
         return [one]
@@ -203,18 +205,18 @@ def _show(
     commit_: Commit,
     problems: list[str],
 ) -> None:
-    """The difference first; then what of it is not committed."""
+    """Print the differences, then the paths that are not committed."""
     if not arguments.json:
         if not commit_.steps:
-            terminal.say(f"nothing to commit: the base {place.name} has it all")
+            terminal.say(f"nothing to commit: the base {place.name} has all changes")
         else:
             differences.show(found, most=20)
             terminal.say()
             terminal.say(differences.summary(found))
     for path, reason in commit_.left[:_SHOWN]:
-        hint = "--overwrite commits it" if path in commit_.conflicts else ""
+        hint = "add --overwrite to commit it" if path in commit_.conflicts else ""
         terminal.warning(f"{path} is not committed: {reason}", hint)
     if len(commit_.left) > _SHOWN:
         terminal.warning(f"and {len(commit_.left) - _SHOWN} more are not committed")
     for problem in problems:
-        terminal.warning(problem, "it is not committed")
+        terminal.warning(f"not committed: {problem}")

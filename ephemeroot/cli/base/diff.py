@@ -1,4 +1,4 @@
-"""``ephemeroot base diff``: packages and files that differ between an old base and the base."""
+"""``ephemeroot base diff``: the differences between an old base and the base."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the action's own arguments."""
     parser.add_argument(
         "name", nargs="?", metavar="NAME",
-        help="compare with this old base, a name from 'base list' (default: the newest)",
+        help="the old base to compare with, a name from 'base list' (default: the newest)",
     )  # fmt: skip
     diff.add_common(parser)
     parser.set_defaults(paged=True)
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 class Compared:
     """The differences between the old base ``old`` and the base ``new``.
 
-    ``packages`` maps a name to its versions before and after, ``None`` where it is not installed.
+    ``packages`` maps a name to its versions before and after; ``None`` means not installed.
     """
 
     old: str
@@ -44,7 +44,7 @@ class Compared:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 10 if something could not be compared."""
+    """Exit code 0, or 10 if some files could not be compared."""
     with Namespace() as private, BasedMachine.of(arguments).opened(private) as place:
         compared = compare(arguments, place)
     if arguments.json:
@@ -61,15 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         show(arguments, compared)
         for problem in compared.problems:
-            terminal.warning(problem, "skipped")
+            terminal.warning(f"not compared: {problem}")
     return output.PARTLY if compared.problems else 0
 
 
 def compare(arguments: argparse.Namespace, place: Bases) -> Compared:
-    """Compare. Raises ``EphemerootError`` if one of the two is missing."""
+    """Compare the two bases. Raises ``EphemerootError`` if one of them is missing."""
     entry = place.find(arguments.name) if arguments.name else bases.newest_old(place)
     if entry is None:
-        raise Misconfigured("there is no old base", "'ephemeroot base list' shows the bases")
+        raise Misconfigured(
+            "cannot compare: there is no old base", "run 'ephemeroot base list' to see the bases"
+        )
     with ExitStack() as stack:
         new = place.present()
         if new < 0:
@@ -92,8 +94,8 @@ def compare(arguments: argparse.Namespace, place: Bases) -> Compared:
 
 
 def _packages(old: int, new: int, problems: list[str]) -> dict[str, tuple[str | None, str | None]]:
-    """Packages whose versions differ; none where no package manager is known."""
-    # A path that the package manager's own process can open, too.
+    """Packages whose versions differ; empty without a known package manager."""
+    # The process of the package manager can open these paths too.
     roots = [f"/proc/{os.getpid()}/fd/{fd}" for fd in (old, new)]
     try:
         manager = package_managers.of(roots[1])
@@ -108,7 +110,7 @@ def _packages(old: int, new: int, problems: list[str]) -> dict[str, tuple[str | 
 
 
 def show(arguments: argparse.Namespace, compared: Compared) -> None:
-    """Print it for people."""
+    """Print the differences for people."""
     if not compared.packages and not compared.files:
         terminal.say(f"{compared.old} and {compared.new} do not differ")
         return
@@ -124,7 +126,7 @@ def show(arguments: argparse.Namespace, compared: Compared) -> None:
         ]
         terminal.table(rows[:most])
         if len(rows) > most:
-            terminal.say(f"  … and {len(rows) - most} more (--long shows all)")
+            terminal.say(f"  and {len(rows) - most} more (--long shows all)")
     if compared.files:
         terminal.say()
         differences.show(compared.files, most=None if arguments.long else diff.MOST)

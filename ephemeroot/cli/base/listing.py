@@ -32,7 +32,10 @@ def show(arguments: argparse.Namespace, place: Bases) -> None:
         terminal.say("there is no base yet: run 'ephemeroot base create'")
     _print_table(rows)
     if cut:
-        terminal.warning("a run was cut off", "the next boot, or 'base run', restores the files")
+        terminal.warning(
+            "the last run was interrupted by a crash or a power failure",
+            "run 'ephemeroot base run' or reboot: both restore the files first",
+        )
 
 
 def _facts(place: Bases, fd: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ephemeroot.home.reader import read
 from ephemeroot.home.user import User
 
 WAIT = 5.0
-"""Seconds for which unmounting is tried again, unless ``--wait`` says otherwise."""
+"""The default of ``--wait``: seconds for which unmounting is retried."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         actions, "status", _status, "show each entry: mounted, linked, missing, in the way"
     )
     check = _action(
-        actions, "check", _check, "look for mistakes and for missing requirements of this machine"
+        actions, "check", _check, "check the configuration and the requirements of this machine"
     )
     enabling = _action(
         actions, "enable", enable.enable, "apply at every login: install the user unit"
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for action in (enabling, disabling):
         action.add_argument("--dry-run", action="store_true", help="only print what would be done")
     enabling.add_argument(
-        "--program", metavar="PATH", help="the program that the unit calls (default: this)"
+        "--program", metavar="PATH", help="the program that the unit calls (default: this program)"
     )
 
 
@@ -84,14 +84,16 @@ def _changes(parser: argparse.ArgumentParser) -> None:
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3600")
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3600 seconds")
     return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: all is as declared; 10: a part is; 1: nothing is; 2: mistakes."""
+    """Exit code 0: all entries are in place; 10: only some; 1: no entry; 2: wrong configuration."""
     if arguments.root != "/":
-        raise Misconfigured("--root cannot be used with home", "run it on the machine itself")
+        raise Misconfigured(
+            "cannot combine --root with home", "run 'ephemeroot home' on the machine itself"
+        )
     return int(arguments.act(arguments, User.current()))
 
 
@@ -112,7 +114,7 @@ def _application(
         listener=events.note,
         stops=stops,
     )
-    _complain_about(application)
+    _warn_of_damage(application)
     return application
 
 
@@ -120,7 +122,7 @@ def _apply(arguments: argparse.Namespace, user: User) -> int:
     configuration = read(user, arguments.config)
     configuration.require_valid()
     events = listing.Events(quiet=arguments.json)
-    os.chdir(user.home)  # where we are may be what has to be unmounted
+    os.chdir(user.home)  # the present directory may be on a mount that is unmounted
     with exclusive(user):
         application = _application(arguments, user, configuration, events)
         found = application.apply()
@@ -148,7 +150,7 @@ def _stop(arguments: argparse.Namespace, user: User) -> int:
     if arguments.json:
         output.print_json("home-stop", {"operations": events.to_json()})
     elif not events.all:
-        terminal.say("nothing is mounted by ephemeroot")
+        terminal.say("nothing to stop: ephemeroot has mounted nothing in this home")
     if events.failed:
         return output.PARTLY if events.done else output.FAILED
     return 0
@@ -196,15 +198,15 @@ def _check(arguments: argparse.Namespace, user: User) -> int:
 
 
 def _readable(user: User, config: str | None) -> HomeConfiguration:
-    """The configuration as far as it is any use: the mount must come off in any case."""
+    """The configuration, empty if it cannot be read: ``stop`` must unmount in any case."""
     try:
         return read(user, config)
     except Misconfigured:
         return HomeConfiguration(config or user.configuration)
 
 
-def _complain_about(application: Application) -> None:
-    for complaint in application.damage:
+def _warn_of_damage(application: Application) -> None:
+    for damage in application.damage:
         terminal.warning(
-            complaint, "using the links and mounts that can be verified; writing a new record"
+            f"{damage}; a new record is written from the links and mounts that can be verified"
         )

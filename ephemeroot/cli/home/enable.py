@@ -1,4 +1,4 @@
-"""``ephemeroot home enable`` and ``disable``: the user unit that applies it at every login."""
+"""``ephemeroot home enable`` and ``disable``: the user unit that runs ``home apply`` at login."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def enable(arguments: argparse.Namespace, user: User) -> int:
     for entry in configuration.entries:
         if entry.is_mounted and clean.is_below(str(made.file), entry.target):
             raise Misconfigured(
-                f"{user.short(entry.target)} would contain the unit that has to mount it",
-                f"declare the directories beside {made.file.parent}; see {entry.place}",
+                f"cannot mount {user.short(entry.target)} at login: it would hide the unit that "
+                f"mounts it ({entry.place})",
+                f"declare its other directories, without {made.file.parent}",
             )
     if arguments.dry_run:
         return _say_done(arguments, "enable", [f"install {made.file}", f"link {made.link}"])
@@ -36,12 +37,15 @@ def enable(arguments: argparse.Namespace, user: User) -> int:
     if arguments.json:
         return _reload()
     terminal.say(
-        f"it is applied at the next login; to start it now, run: systemctl --user start {unit.NAME}"
+        f"home.toml is applied at each login; run 'systemctl --user start {unit.NAME}' to apply it "
+        "now"
     )
     if made.program.startswith(f"{user.home}/"):
-        terminal.warning(f"{made.program} is in the home", "it must exist at login")
+        terminal.warning(
+            f"the program {made.program} is in the home", "make sure that it exists at login"
+        )
     terminal.say(
-        "if the home does not survive a boot, root must persist "
+        "if a boot wipes the home, the system's configuration must declare "
         f"{user.short(configuration.file)} and {user.short(str(made.file.parent))}"
     )
     return _reload()
@@ -51,8 +55,8 @@ def disable(arguments: argparse.Namespace, user: User) -> int:
     """Remove the user unit."""
     made = Unit(user, "", None)
     if arguments.dry_run:
-        there = [path for path in (made.link, made.file) if os.path.lexists(path)]
-        return _say_done(arguments, "disable", [f"remove {path}" for path in there])
+        present = [path for path in (made.link, made.file) if os.path.lexists(path)]
+        return _say_done(arguments, "disable", [f"remove {path}" for path in present])
     _say_done(arguments, "disable", made.disable() or ["not enabled"])
     return _reload()
 

@@ -1,4 +1,4 @@
-"""How ``ephemeroot home`` shows what it did and found: lines for people, JSON for programs."""
+"""The output of ``ephemeroot home``: lines for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ephemeroot.home.user import User
 
 
 class Events:
-    """The results of the operations, printed at once unless the output is JSON."""
+    """The results of the operations. They are printed at once, unless the output is JSON."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
@@ -29,7 +29,7 @@ class Events:
             return
         if result.failed:
             hint = "" if is_repeated else result.hint
-            terminal.error(f"could not {result.line}: {result.reason}", hint)
+            terminal.error(f"cannot {result.line}: {result.reason}", hint)
             return
         terminal.say(result.line)
         for warning in result.step.warnings:
@@ -38,16 +38,16 @@ class Events:
 
     @property
     def failed(self) -> int:
-        """How many operations failed."""
+        """The number of failed operations."""
         return sum(result.failed for result in self.all)
 
     @property
     def done(self) -> int:
-        """How many did not."""
+        """The number of successful operations."""
         return len(self.all) - self.failed
 
     def to_json(self) -> list[dict[str, object]]:
-        """All of them, for ``output.print_json``."""
+        """All results, for ``output.print_json``."""
         return [
             {
                 "line": result.line,
@@ -60,7 +60,7 @@ class Events:
 
 
 def findings_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
-    """How things stand with each entry, for ``output.print_json``."""
+    """The state of each entry, for ``output.print_json``."""
     return [
         {
             "target": finding.entry.target,
@@ -77,7 +77,7 @@ def findings_json(findings: Sequence[Finding]) -> list[dict[str, object]]:
 
 
 def exposures_json(exposed: Sequence[Exposure]) -> list[dict[str, object]]:
-    """Directories that let more users in than their counterparts, for ``output.print_json``."""
+    """Directories with wider permissions than their counterparts, for ``output.print_json``."""
     return [
         {
             "path": one.path,
@@ -90,21 +90,21 @@ def exposures_json(exposed: Sequence[Exposure]) -> list[dict[str, object]]:
 
 
 def warn_of(findings: Sequence[Finding]) -> None:
-    """Say why entries were left alone."""
+    """Print the reason for each entry that is left unchanged."""
     for finding in findings:
         reason = f"{finding.entry.target} is {finding.condition.value}: {finding.reason}"
         terminal.warning(reason, finding.hint)
 
 
 def print_table(user: User, findings: Sequence[Finding], undeclared: Mapping[str, str]) -> None:
-    """Print a line for each entry, and for what is left of entries that are none any more."""
+    """Print a line for each entry, and for each mount or link that is no longer declared."""
     rows = []
     for finding in findings:
         more = f"{finding.reason} ({finding.hint})" if finding.hint else finding.reason
         entry = finding.entry
         rows.append((finding.condition.value, user.short(entry.target), entry.source, more))
     for target, source in undeclared.items():
-        more = "remove it with 'ephemeroot home apply'"
+        more = "run 'ephemeroot home apply' to remove it"
         rows.append(("not declared", user.short(target), source, more))
     lines = [[terminal.printable(cell) for cell in row] for row in rows]
     first, second = (max((len(line[n]) for line in lines), default=0) for n in (0, 1))
@@ -115,9 +115,9 @@ def print_table(user: User, findings: Sequence[Finding], undeclared: Mapping[str
 
 
 def print_count(findings: Sequence[Finding], *, dry_run: bool = False) -> None:
-    """Print how many entries are in place."""
+    """Print the number of entries that are in place."""
     if not findings:
-        terminal.say("nothing is declared")
+        terminal.say("no entries are declared")
         return
     total = terminal.count(len(findings), "entry", "entries") + (" now" if dry_run else "")
     fine = sum(finding.is_in_place for finding in findings)
@@ -125,7 +125,7 @@ def print_count(findings: Sequence[Finding], *, dry_run: bool = False) -> None:
 
 
 def print_problems(configuration: HomeConfiguration, problems: Sequence[Problem]) -> None:
-    """Print all *problems* and how many there are."""
+    """Print all *problems* and their number."""
     terminal.problems(problems, sys.stdout)
     entries = (
         f"{configuration.file}: {terminal.count(len(configuration.entries), 'entry', 'entries')}"
@@ -139,5 +139,5 @@ def print_problems(configuration: HomeConfiguration, problems: Sequence[Problem]
 
 
 def count_errors(problems: Sequence[Problem]) -> int:
-    """How many of *problems* are not mere warnings."""
+    """The number of *problems* that are errors."""
     return sum(not problem.warning for problem in problems)

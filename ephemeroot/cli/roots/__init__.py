@@ -1,4 +1,4 @@
-"""``ephemeroot roots``: the old roots that are kept, and which of them may go."""
+"""``ephemeroot roots``: list, inspect, restore, keep and delete the old roots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ephemeroot.wipers.history import History
 from ephemeroot.wipers.oldroot import RECIPE
 from ephemeroot.wipers.pruning import Clock, Pruning
 
-_NOTHING = "nothing on this machine keeps old roots"
+_NOTHING = "no wiper of this machine keeps old roots"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,10 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prune.add_argument(
         "--recipe-names",
         action="store_true",
-        help="also the old roots of the well-known shell recipe, whatever their age",
+        help="include the old roots of the well-known shell recipe, whatever their age",
     )
     claim = _action(
-        actions, "claim", "adopt the old roots of the previous system after a reinstallation"
+        actions, "claim", "claim the old roots of the previous system after a reinstallation"
     )
     delete = _action(actions, "delete", "delete this old root, whatever its age")
     keep = _action(actions, "keep", "never prune this old root")
@@ -83,15 +83,15 @@ def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--volume",
         metavar="MOUNT-POINT",
-        help="those of this volume (default: list and prune take all, restore the one that has "
-        "the paths in it, the others the root's)",
+        help="the old roots of this volume (default: all for list and prune, those of the paths "
+        "for restore, those of the root for the others)",
     )
     output.add_option(parser)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: done; 10: some could not be deleted; 3: a boot or another run holds them."""
+    """Exit code 0: done; 10: some could not be deleted; 3: a boot or another run holds the lock."""
     elsewhere = {
         "show": look.show,
         "diff": look.compare,
@@ -132,17 +132,19 @@ def _change_one(arguments: argparse.Namespace, private: Namespace) -> int:
 
 
 def _claim(arguments: argparse.Namespace, private: Namespace) -> int:
-    """Take the history over for this system, which ``apply`` has given an id."""
+    """Claim the history for this system, which has its id from ``apply``."""
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
     if not keeper.system:
-        raise Misconfigured("this system has no id yet", "run 'ephemeroot apply' first")
+        raise Misconfigured(
+            "cannot claim old roots: this system has no id", "run 'ephemeroot apply' first"
+        )
     foreign.require_own(Path(arguments.root), "nothing is claimed")
     with keeper.history(private, writable=access.may_write(arguments)) as history:
         done = _Done(keeper)
         if history.owner() != history.system:
             change = Claim(history)
             if not arguments.yes and not arguments.dry_run:
-                histories.confirm("Claim it for this system?", [change.describe()])
+                histories.confirm("Claim the history for this system?", [change.describe()])
             _carry_out([change], arguments, done)
             history.commit()
         elif not arguments.json:
@@ -151,7 +153,9 @@ def _claim(arguments: argparse.Namespace, private: Namespace) -> int:
 
 
 def _changes(history: History, arguments: argparse.Namespace, *, known: bool) -> list[Step]:
-    """What is asked for. *known*: a store's record names the old root, which may be gone."""
+    """The requested changes. *known*: a record in a store names the old root, which may be deleted
+    already.
+    """
     try:
         if arguments.action == "delete":
             return [Deletion(history, history.find(arguments.name), "asked for", recipe=True)]
@@ -164,7 +168,7 @@ def _changes(history: History, arguments: argparse.Namespace, *, known: bool) ->
 
 
 def _recorded(arguments: argparse.Namespace, keeper: Keeper, label: str) -> list[Omission]:
-    """What the old root *label* is kept for."""
+    """The records in the stores for which the old root *label* is kept."""
     return omissions.of_root(_omissions(arguments), keeper.target, label)
 
 
@@ -177,7 +181,7 @@ def _omissions(arguments: argparse.Namespace) -> list[Omission]:
     return found
 
 
-# What is there
+# list
 
 
 def _list(arguments: argparse.Namespace, private: Namespace) -> int:
@@ -189,8 +193,8 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
             entries = listing.entries(history, _pruning(history), deadline)
             owner = history.owner() if history.is_anothers else ""
         for entry in entries:
-            of_it = omissions.of_root(recorded, keeper.target, entry["name"])
-            entry["kept-for"] = [one.describe() for one in of_it]
+            kept_for = omissions.of_root(recorded, keeper.target, entry["name"])
+            entry["kept-for"] = [one.describe() for one in kept_for]
         found.append({
             "target": keeper.target,
             "device": keeper.device,
@@ -207,19 +211,19 @@ def _list(arguments: argparse.Namespace, private: Namespace) -> int:
         sys.stdout.write(terminal.heading(f"old roots of {one['target']}:") + "\n")
         if one["of-another-system"]:
             terminal.say(
-                f"  of another system ({one['of-another-system']}); after a reinstallation, "
-                "'ephemeroot roots claim' adopts them"
+                f"  of another system ({one['of-another-system']}); after a reinstallation, run "
+                "'ephemeroot roots claim'"
             )
         listing.show(one["entries"])
     return 0
 
 
-# What goes
+# prune, delete, keep, unkeep
 
 
 @dataclass
 class _Done:
-    """What one run did to the history of ``keeper``."""
+    """The changes of one run to the history of ``keeper``."""
 
     keeper: Keeper
     lines: list[str] = field(default_factory=list)
@@ -243,14 +247,14 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
     if history.is_anothers:
         terminal.warning(
             f"{history.where} is the history of another system: nothing is pruned",
-            "'ephemeroot roots claim' adopts it after a reinstallation",
+            "run 'ephemeroot roots claim' if it is from before a reinstallation of this system",
         )
         return _Done(keeper)
     pruning = _pruning(history)
     if not pruning.clock.synchronised:
         terminal.warning(
             "the clock is not synchronised: old roots that are due only by their age are kept",
-            "prune again when 'timedatectl' shows a synchronised clock",
+            "run 'ephemeroot roots prune' again when 'timedatectl' shows a synchronised clock",
         )
     done = _Done(keeper)
     recipes: list[Step] = [
@@ -261,11 +265,11 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
     spare: list[Step] = []
     if history.space()[0] < pruning.min_free:
         spare = [*pruning.spare()]
-    foreseen = [*pruning.changes(), *spare, *recipes]
+    planned = [*pruning.changes(), *spare, *recipes]
     if arguments.dry_run:
-        _carry_out(foreseen, arguments, done)
+        _carry_out(planned, arguments, done)
         return done
-    _ask(arguments, foreseen)
+    _ask(arguments, planned)
     _carry_out(recipes, arguments, done)
     result = pruning.run(log=lambda line: _say(arguments, done, line))
     done.problems += result.problems
@@ -273,8 +277,8 @@ def _prune_one(arguments: argparse.Namespace, keeper: Keeper, history: History) 
     return done
 
 
-def _ask(arguments: argparse.Namespace, foreseen: Sequence[Step]) -> None:
-    deletions = [change for change in foreseen if isinstance(change, Deletion)]
+def _ask(arguments: argparse.Namespace, planned: Sequence[Step]) -> None:
+    deletions = [change for change in planned if isinstance(change, Deletion)]
     if not deletions or arguments.yes or arguments.dry_run:
         return
     count = terminal.count(len(deletions), "old root")
@@ -282,7 +286,7 @@ def _ask(arguments: argparse.Namespace, foreseen: Sequence[Step]) -> None:
 
 
 def _carry_out(todo: Sequence[Step], arguments: argparse.Namespace, done: _Done) -> None:
-    """All of it, or in a dry run the same lines. What fails does not stop the rest."""
+    """Execute all steps, or print the same lines in a dry run. A failure does not end the run."""
     execution = steps.announced(done.lines, dry_run=arguments.dry_run, quiet=arguments.json)
     execution.run(todo)
     done.problems += execution.problems
@@ -305,9 +309,9 @@ def _finish(arguments: argparse.Namespace, done: Sequence[_Done]) -> int:
         })  # fmt: skip
     problems = [line for one in done for line in one.problems]
     for line in problems:
-        terminal.error(line, "the next pruning tries again")
+        terminal.error(line, "run 'ephemeroot roots prune' to try again")
     if arguments.action == "prune" and not arguments.json and not any(d.lines for d in done):
-        terminal.say("nothing is due" if done else _NOTHING)
+        terminal.say("no old root is due" if done else _NOTHING)
     if not problems:
         return 0
     return output.PARTLY if sum(len(d.lines) for d in done) > len(problems) else output.FAILED

@@ -1,4 +1,4 @@
-"""What ``ephemeroot roots list`` says of the old roots of one history."""
+"""The output of ``ephemeroot roots list`` for one history."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ephemeroot.wipers.oldroot import FOREIGN, RECIPE, RETIRED, OldRoot
 from ephemeroot.wipers.pruning import Pruning
 
 MEASURING = 10
-"""Seconds after which the old roots that have not been measured yet stay without a size."""
+"""The time limit in seconds for the sizes; old roots that are not measured by then have none."""
 
 
 def entries(history: History, pruning: Pruning, deadline: float) -> list[dict[str, Any]]:
-    """The facts about each, as JSON; ``kept-for`` is the caller's. What is not measured by the
-    *deadline* (``time.monotonic()``) has no size.
+    """The facts about each old root, for JSON; the caller adds ``kept-for``. An old root that is
+    not measured by the *deadline* (``time.monotonic()``) has no size.
     """
     verdicts = {history.path(entry): verdict for entry, verdict in pruning.judge()}
     found = []
@@ -42,12 +42,12 @@ def entries(history: History, pruning: Pruning, deadline: float) -> list[dict[st
 
 def _never(entry: OldRoot) -> str:
     if entry.kind == RECIPE:
-        return "of the shell recipe: pruned only by 'roots prune --recipe-names'"
-    return "not made by ephemeroot: never touched"
+        return "of the shell recipe: deleted only by 'roots prune --recipe-names'"
+    return "not made by ephemeroot: never deleted"
 
 
 def show(entries: Sequence[dict[str, Any]]) -> None:
-    """A table for people."""
+    """Print a table for people."""
     if not entries:
         terminal.say("  (none)")
         return
@@ -59,10 +59,11 @@ def show(entries: Sequence[dict[str, Any]]) -> None:
     )
     sizes = [e["exclusive"] for e in entries if e["kind"] != FOREIGN]
     known = [size for size in sizes if size is not None]
-    terminal.say(f"  {amounts.size(sum(known))} of data that only one of them has")
+    terminal.say(f"  {amounts.size(sum(known))} in total, without data that several share")
     if len(known) < len(sizes):
         terminal.say(
-            f"  ?: not measured within {MEASURING} s; 'ephemeroot roots show NAME' measures one"
+            f"  ?: not measured within {MEASURING} s; run 'ephemeroot roots show NAME' to measure "
+            "one"
         )
 
 
@@ -73,7 +74,7 @@ def _size(entry: dict[str, Any]) -> str:
 
 
 def _age(entry: dict[str, Any], now: float) -> str:
-    """How long ago it was retired, if a clock that was right says so."""
+    """The time since the retirement, if the clock was synchronised then."""
     if entry["retired"] is None or entry["unsynced"] or entry["retired"] > now:
         return ""
     return terminal.duration(now - entry["retired"])

@@ -1,4 +1,4 @@
-"""``ephemeroot roots show``, ``mount`` and ``diff``: looking into old roots."""
+"""``ephemeroot roots show``, ``mount`` and ``diff``: inspect old roots."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def to_json(path: str, entry: OldRoot, facts: Facts) -> dict[str, Any]:
-    """The facts about the old root at *path*, for programs."""
+    """The facts about the old root at *path*, for ``--json``."""
     name = entry.name
     retired = name.time if name is not None else None
     made = facts.made if facts.made is not None and facts.made >= DAWN else None
@@ -79,10 +79,10 @@ def to_json(path: str, entry: OldRoot, facts: Facts) -> dict[str, Any]:
 
 
 def rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[str]]:
-    """The same for people."""
+    """The same facts for people."""
     unknown = "not known"
     made, retired, age = content["made"], content["retired"], content["age"]
-    term = f"{terminal.duration(age)}, until the boot after it" if age is not None else unknown
+    term = f"{terminal.duration(age)}, until the next boot" if age is not None else unknown
     states = {BOOT_COMPLETE: "yes", NEW: "no: none of its boots was complete"}
     retirement = terminal.moment(retired) if retired is not None else unknown
     if content["unsynced"]:
@@ -106,7 +106,7 @@ def rows(content: dict[str, Any], entry: OldRoot, facts: Facts) -> list[list[str
 
 
 def mount(arguments: argparse.Namespace) -> int:
-    """Mount one old root, read-only, at a directory; ``umount`` undoes it."""
+    """Mount one old root read-only at a directory. The user unmounts it with ``umount``."""
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
     where = os.path.realpath(arguments.directory)
     place = _open_place(where, may_hide=arguments.dry_run)
@@ -114,16 +114,16 @@ def mount(arguments: argparse.Namespace) -> int:
         stack.callback(os.close, place)
         with Namespace() as private, keeper.history(private) as history:
             entry = history.find(arguments.name)
-            line = f"mount {history.path(entry)}, read-only, at {where}"
+            line = f"mount {history.path(entry)} read-only at {where}"
             if arguments.dry_run:
                 _say_mounted(arguments, entry, where, f"{line}: {DRY_RUN}")
                 return 0
             made = history.mount(entry)
             stack.callback(os.close, made)
-        # Here, and only here, a mount is made in the caller's namespace: it is what was asked for.
+        # The only mount that is made in the caller's namespace: the user asks for it.
         mounts.attach(made, place, name=where)
     undo = f"umount {shlex.quote(where)}"
-    _say_mounted(arguments, entry, where, f"{line}: mounted; '{undo}' undoes it")
+    _say_mounted(arguments, entry, where, f"{line}: mounted; run '{undo}' to unmount it")
     return 0
 
 
@@ -136,16 +136,21 @@ def _say_mounted(arguments: argparse.Namespace, entry: OldRoot, where: str, line
 
 
 def _open_place(where: str, *, may_hide: bool) -> int:
-    """The directory *where*, which must be empty unless *may_hide*, open in the caller's namespace:
-    a mount is attached to what was looked at.
+    """The open directory *where*, which must be empty unless *may_hide*. It is open in the caller's
+    namespace, so the mount is attached to the same directory.
     """
     try:
         place = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        raise Misconfigured(f"{where} is not a directory", f"'mkdir {where}' makes it") from None
+        raise Misconfigured(
+            f"cannot mount at {where}: it is not a directory",
+            f"run 'mkdir {shlex.quote(where)}', or name an empty directory",
+        ) from None
     try:
         if paths.names(place) and not may_hide:
-            raise Misconfigured(f"{where} is not empty", "name an empty directory")
+            raise Misconfigured(
+                f"cannot mount at {where}: it is not empty", "name an empty directory"
+            )
     except BaseException:
         os.close(place)
         raise
@@ -156,9 +161,9 @@ def _open_place(where: str, *, may_hide: bool) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Compare one old root with another, or with the present one."""
+    """Compare one old root with another, or with the present root."""
     if arguments.live and arguments.other:
-        raise Misconfigured("--live and a second old root exclude each other", "leave one out")
+        raise Misconfigured("cannot combine --live with a second old root", "omit one of the two")
     plan = histories.applied_plan(arguments.root)
     (keeper,) = histories.keepers(arguments.root, arguments.volume or "/")
     with Namespace() as private, ExitStack() as trees:
@@ -196,5 +201,5 @@ def compare(arguments: argparse.Namespace) -> int:
         terminal.say()
         terminal.say(differences.summary(found))
     for problem in comparison.problems:
-        terminal.warning(problem, "skipped")
+        terminal.warning(f"not compared: {problem}")
     return output.PARTLY if comparison.problems else 0

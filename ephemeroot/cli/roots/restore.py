@@ -1,4 +1,4 @@
-"""``ephemeroot roots restore``: bring back what an old root has."""
+"""``ephemeroot roots restore``: restore files from an old root."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--from", dest="name", required=True, metavar="NAME", help="the old root to restore from"
     )
     parser.add_argument(
-        "--to", metavar="DIR", help="restore into this directory, not to the original place"
+        "--to", metavar="DIR", help="restore into this directory (default: the original place)"
     )
     parser.add_argument(
         "--overwrite",
@@ -44,9 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: all of it is there; 10: some is not; 1: none is."""
+    """Exit code 0: all paths are restored; 10: only some; 1: no path."""
     wanted = [os.path.normpath(os.path.join(os.getcwd(), path)) for path in arguments.paths]
-    # A path may begin with two slashes (POSIX), and means the same here.
+    # POSIX allows two slashes at the beginning of a path; here they are the same as one.
     wanted = ["/" + path.lstrip("/") for path in wanted]
     keeper = _keeper(arguments, wanted)
     declared = histories.applied_plan(arguments.root).declared()
@@ -63,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _keeper(arguments: argparse.Namespace, wanted: list[str]) -> Keeper:
-    """Whose old root it is: of --volume, else of the innermost that has all paths in it."""
+    """The root or volume of the old root: that of --volume, else the innermost that contains all
+    paths.
+    """
     if arguments.volume:
         return histories.keepers(arguments.root, arguments.volume)[0]
     everything = histories.keepers(arguments.root)
@@ -74,7 +76,7 @@ def _keeper(arguments: argparse.Namespace, wanted: list[str]) -> Keeper:
     ]
     if not fitting:
         raise Misconfigured(
-            "no old roots are kept of the filesystem of these paths",
+            "no root or volume with old roots contains all of these paths",
             "name only paths of one root or volume",
         )
     return max(fitting, key=lambda keeper: len(keeper.target))
@@ -82,7 +84,7 @@ def _keeper(arguments: argparse.Namespace, wanted: list[str]) -> Keeper:
 
 @contextmanager
 def _target(arguments: argparse.Namespace, keeper: Keeper) -> Iterator[Tree]:
-    """The directory that gets it, open: --to, or the root as it is now, with all its mounts."""
+    """The open target directory: that of --to, or the present root with all its mounts."""
     where = arguments.to or keeper.live
     fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -93,7 +95,7 @@ def _target(arguments: argparse.Namespace, keeper: Keeper) -> Iterator[Tree]:
 
 @dataclass
 class _Restore:
-    """One run."""
+    """One run of ``roots restore``."""
 
     arguments: argparse.Namespace
     keeper: Keeper
@@ -106,21 +108,27 @@ class _Restore:
     notes: list[tuple[str, str]] = field(default_factory=list)
 
     def plan_one(self, path: str) -> None:
-        """Plan what is to be done for *path*."""
+        """Plan the steps for *path*."""
         relative = persisted.below(path, self.keeper.target)
         if relative is None:
-            raise Misconfigured(f"{path} is not in {self.keeper.target}", "see --volume")
+            raise Misconfigured(
+                f"{path} is not in {self.keeper.target}", "name another volume with --volume"
+            )
         old, new = self.tree.fd, self.target.fd
         if old is None or new is None:
-            raise EphemerootError(f"{self.tree.name} cannot be opened")
+            raise EphemerootError(f"cannot open {self.tree.name}")
         source = restore_steps.locate(old, relative, path)
         if self.arguments.to:
             name = os.path.basename(path)
             shown = os.path.join(self.arguments.to, name)
             if not name or any(s.target.shown == shown for s in self.plan.steps):
                 raise Misconfigured(
-                    f"{shown} would be restored twice" if name else "/ has no name to restore as",
-                    "restore one after the other, to different directories",
+                    f"cannot restore two paths as {shown}"
+                    if name
+                    else "cannot restore / with --to",
+                    "restore them one at a time, into different directories"
+                    if name
+                    else "name the paths below /",
                 )
             target = restore_steps.Place(new, f"/{name}", shown)
         else:
@@ -130,9 +138,9 @@ class _Restore:
             place = persisted.covering(path, self.declared)
             raise Misconfigured(
                 f"{path} is not in the old root {self.tree.name}",
-                f"{place[0]} persists: its content is in {place[1]}, not in old roots"
+                f"{place[0]} persists: its content is in the store {place[1]}, not in old roots"
                 if place
-                else "list the differences with 'ephemeroot roots diff'",
+                else f"run 'ephemeroot roots diff {self.tree.name}' to see the differences",
             )
         inside = (persisted.below(p, self.keeper.target) for p in self.declared)
         self.plan.add(
@@ -147,18 +155,18 @@ class _Restore:
         if place is not None:
             line = f"{place[0]} persists in {place[1]}: restored files survive the next boot"
             hint = (
-                "an old root has only the files that the bind hid, or that are older than the "
+                "an old root has only files that the bind hides, or files from before the "
                 "declaration"
             )
             self.notes.append((line, hint))
         elif self.keeper.target == "/":
             self.notes.append((
                 f"{path} does not persist: the next boot forgets it again",
-                f"'ephemeroot adopt {path}' keeps it",
+                f"run 'ephemeroot adopt {path}' to keep it",
             ))  # fmt: skip
 
     def carry_out(self) -> int:
-        """Do it, or say it; return the exit code."""
+        """Execute the steps, or print them in a dry run; return the exit code."""
         with Progress("restoring", self.plan.size) as progress:
             so_far = 0
 
@@ -183,7 +191,7 @@ class _Restore:
         step = result.step
         assert isinstance(step, Restoration)
         if isinstance(result.error, FileExistsError):
-            self.plan.kept.append((step.target.shown, "another program created it meanwhile"))
+            self.plan.kept.append((step.target.shown, "another program has just created it"))
             return
         if result.failed:
             self.problems.append(result.problem)
@@ -200,10 +208,11 @@ class _Restore:
             self._print_json()
         else:
             for path, reason in kept:
-                hint = "" if "now:" in reason or "socket" in reason else "--overwrite replaces it"
+                is_final = "now:" in reason or "socket" in reason
+                hint = "" if is_final else "add --overwrite to replace it"
                 terminal.warning(f"{path} is not restored: {reason}", hint)
             if not self.plan.steps and not kept:
-                terminal.say("nothing to restore: all files are already identical")
+                terminal.say("nothing to restore: all files are identical")
             for line, hint in self.notes if self.plan.steps else ():
                 terminal.warning(line, hint)
         for problem in self.problems:

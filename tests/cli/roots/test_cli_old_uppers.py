@@ -116,7 +116,7 @@ def test_restores_from_an_old_upper(booted: Booted) -> None:
     gone = booted.call("roots", "restore", "/etc/installed", "--from", STEM)
     assert gone.returncode == 2, "it was deleted there: a whiteout is not a file"
     below = booted.call("roots", "restore", "/usr/lib/os-release", "--from", STEM)
-    assert below.stdout == "nothing to restore: all files are already identical\n"
+    assert below.stdout == "nothing to restore: all files are identical\n"
 
 
 def test_mounts_an_old_upper(booted: Booted, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_lists_foreign_layers_and_never_changes_them(
     before = layers(folder / "old-uppers")
     (found,) = booted.json("roots", "list")["histories"]
     assert [(one["name"], one["kind"]) for one in found["entries"]] == [(STEM, "foreign")]
-    assert "not made by ephemeroot: never touched" in booted.call("roots", "list").stdout
+    assert "not made by ephemeroot: never deleted" in booted.call("roots", "list").stdout
     assert booted.json("roots", "show", STEM)["kind"] == "foreign"
     for words in (
         ("roots", "diff", STEM), ("roots", "keep", STEM),
@@ -266,5 +266,5 @@ def test_diff_of_a_root_in_memory(booted: Booted) -> None:
     found = booted.differences("diff")
     assert found == {"/etc/ephemeroot": "added", "/usr/bin": "added", "/var/lib/app": "added"}
     assert booted.call("diff", "--against", STEM).returncode == 2
-    assert booted.call("roots", "list").stdout == "nothing on this machine keeps old roots\n"
+    assert booted.call("roots", "list").stdout == "no wiper of this machine keeps old roots\n"
     assert booted.call("roots", "show", STEM).returncode == 2

@@ -120,7 +120,7 @@ def test_lists_the_old_roots(installed: Installed) -> None:
     (due,) = (line for line in of_root if line.split()[:1] == [OLD[1]])
     assert re.search(r" \d+ days  0 B  due: ", due)
     assert len({line.index(" days") for line in of_root if " days  " in line}) == 1, "aligned"
-    assert any("my snapshot\\nof *" in line and "never touched" in line for line in lines)
+    assert any("my snapshot\\nof *" in line and "never deleted" in line for line in lines)
     assert "old roots of /home:" in lines
 
 
@@ -157,7 +157,7 @@ def test_pruning_deletes_the_due_roots_of_all_targets(installed: Installed) -> N
     assert installed.old() == sorted([OLD[0], *LAST, RECIPE, FOREIGN, "plain"])
     assert installed.old("old_homes") == list(LAST)
     again = installed.call("roots", "prune", "--yes")
-    assert (again.returncode, again.stdout) == (0, "nothing is due\n")
+    assert (again.returncode, again.stdout) == (0, "no old root is due\n")
 
 
 def test_refuses_to_prune_without_a_terminal_to_confirm(installed: Installed) -> None:
@@ -304,7 +304,7 @@ def test_a_request_needs_its_store(installed: Installed) -> None:
     (installed.root / "persistent/.ephemeroot-store").unlink()
     done = installed.call("next-boot", "keep")
     assert done.returncode == 1
-    assert "check that its volume is mounted" in done.stderr
+    assert "to see whether its volume is mounted" in done.stderr
     assert not installed.request.exists()
 
 

@@ -265,7 +265,7 @@ def test_recognises_the_generator_by_its_options_or_by_name(
     assert cli.main([*words, *fallback]) == 0
     assert "a fallback image never wipes" in capsys.readouterr().err
     assert cli.main([*words, *fallback, "--generator", "dracut"]) == 0
-    assert "no plan was applied" in capsys.readouterr().err
+    assert "no plan is applied" in capsys.readouterr().err
 
 
 ODD = """

@@ -78,7 +78,7 @@ def test_check_names_packages_that_an_image_needs(
     def found() -> list[dict[str, str]]:
         cli.main(["check", "--root", str(tmp_path), "--json"])
         problems = json.loads(capsys.readouterr().out)["problems"]
-        return [p for p in problems if "an image without it cannot boot" in p["reason"]]
+        return [p for p in problems if "without it an image cannot boot" in p["reason"]]
 
     if not command:
         assert found() == []

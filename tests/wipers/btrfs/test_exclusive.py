@@ -105,7 +105,7 @@ def test_the_list_shows_sizes_to_people(machine: LivingMachine) -> None:
     machine.disk.sync()
     shown = machine.call("roots", "list").stdout
     assert re.search(r"\.keep +(\d+ \w+)? +3\.0 MiB  marked \.keep", shown), shown
-    assert "  3.0 MiB of data that only one of them has" in shown
+    assert "  3.0 MiB in total, without data that several share" in shown
     assert "exclusive data    3.0 MiB" in machine.call("roots", "show", *machine.old()).stdout
 
 
