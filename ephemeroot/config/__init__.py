@@ -1,4 +1,4 @@
-"""The configuration: TOML files in, typed and checked declarations out, all mistakes at once."""
+"""The configuration: reads TOML files, and checks them with all errors in one run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "read",
 ]
 
-# Imported when it is asked for (PEP 562): verbs that only ask about the machine read no TOML.
+# Imported at the first access (PEP 562): verbs that need only the machine read no TOML.
 _MODULES = {
     "Configuration": "config.model",
     "Examination": "config.examination",

@@ -1,4 +1,4 @@
-"""The base of the machine's root, opened to look up declared paths in what the next boot mounts."""
+"""The base of the machine's root, opened to look up declared paths in the next root."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ephemeroot.wipers.history import Installed
 def opened(
     config: Configuration, machine: Machine, mounted: Sequence[Volume], problems: list[Problem]
 ) -> Iterator[int | None]:
-    """The base's root directory, read-only and open until the end; ``None`` if new roots begin
-    empty, and where the base cannot be seen: by a user, for another machine, before it is made.
+    """The open root directory of the base, read-only. ``None`` if new roots begin empty, if the
+    user is not root, if the machine is another one, or if the base is missing.
 
     A base that another run has locked is a warning in *problems*.
     """
@@ -39,7 +39,9 @@ def opened(
 def _open(
     wiping: Wiping, machine: Machine, mounted: Sequence[Volume], problems: list[Problem]
 ) -> int | None:
-    """A detached mount: it needs neither the namespace nor the lock of the history."""
+    """The open root directory, as a detached mount: it stays valid without the namespace and the
+    lock of the history.
+    """
     assert wiping.plugin is not None
     place = Root.named(machine, wiping.device, wiping.subvolume)
     if place.device is None and wiping.plugin.wiper.ON_DEVICE:
@@ -71,11 +73,11 @@ def _open(
         problems.append(
             Problem.at(
                 wiping.origin.place,
-                f"declared paths cannot be looked up in the base: {error.message}",
-                "run it again when the other command has ended",
+                f"cannot look up declared paths in the base: {error.message}",
+                "run the command again after the other one",
                 warning=True,
             )
         )
     except (EphemerootError, OSError, ImportError):
-        pass  # the fault in the device, the base or the library is reported by other checks
+        pass  # other checks report problems of the device, the base or the library
     return None

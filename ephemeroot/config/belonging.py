@@ -1,4 +1,4 @@
-"""In which table a key belongs, for a hint about one that was written in another."""
+"""The table in which a key belongs, for the hint about a key in another table."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _TOP = "the top of the file, before the first table"
 
 
 def hint(key: str, wiper: str) -> str:
-    """Where *key* belongs in the configuration of a root made by *wiper*, empty if nowhere."""
+    """A hint with the table in which *key* belongs if *wiper* is the wiper; empty without one."""
     found = list(dict.fromkeys(place for name, place in _keys(wiper) if name == key))
     return f"`{key}` belongs in {' or '.join(found)}" if found else ""
 
 
 def _keys(wiper: str) -> Iterator[tuple[str, str]]:
-    """Each key with the header of its table, as it is written."""
+    """Each key with the header of its table in TOML."""
     yield from ((name, "[root]") for name in settings.ROOT.names())
     try:
         own = plugins.find(wiper).root_table()
@@ -44,7 +44,7 @@ def _keys(wiper: str) -> Iterator[tuple[str, str]]:
 
 
 def _below(table: Table, header: str) -> Iterator[tuple[str, str]]:
-    """The keys of a store, and those of its content."""
+    """The keys of a store, and those of its entries."""
     for setting in table.settings:
         yield setting.name, header
     for setting in table.settings:

@@ -1,6 +1,6 @@
-"""What ZFS says of a dataset that is a volume: a boot could not mount some of them.
+"""Checks of ZFS datasets that are volumes: whether a boot can mount them.
 
-Nothing is said where zfs(8) is missing, or the pool is not imported: it may be another machine's.
+There are no checks if zfs(8) is missing or the pool is not imported: it may be on another machine.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ def require_mountable(dataset: str, options: Sequence[str]) -> None:
         return
     if facts["type"] != "filesystem":
         raise Mistake(
-            f"{dataset} is a {facts['type']}, not a filesystem",
-            f'set device = "/dev/zvol/{dataset}", and the type of the filesystem in it',
+            f"cannot mount {dataset}: it is a {facts['type']}, not a filesystem",
+            f'set device = "/dev/zvol/{dataset}", and type to that of the filesystem in it',
         )
     is_legacy = facts["mountpoint"] == "legacy"
     if is_legacy and _ZFSUTIL in options:
         raise Mistake(
-            f"{dataset} has mountpoint=legacy and cannot be mounted with {_ZFSUTIL}",
-            f'leave "{_ZFSUTIL}" out of its options',
+            f"cannot mount {dataset} with {_ZFSUTIL}: it has mountpoint=legacy",
+            f'remove "{_ZFSUTIL}" from its options',
         )
     if not is_legacy and _ZFSUTIL not in options:
-        has = f"mountpoint={facts['mountpoint']}"
         raise Mistake(
-            f"{dataset} has {has} and can only be mounted with {_ZFSUTIL}",
+            f"cannot mount {dataset} without {_ZFSUTIL}: it has mountpoint={facts['mountpoint']}",
             f'add "{_ZFSUTIL}" to its options',
         )
 
 
 def require_writable(dataset: str) -> None:
-    """Raise ``Mistake`` if *dataset* is read-only by a property of its own or an inherited one."""
+    """Raise ``Mistake`` if *dataset* has the property readonly=on, its own or an inherited one."""
     if (_facts(dataset) or {}).get("readonly") == "on":
         raise Mistake(
             f"the dataset {dataset} has readonly=on",
@@ -53,10 +52,10 @@ def require_writable(dataset: str) -> None:
 
 
 def _facts(dataset: str) -> dict[str, str] | None:
-    """Properties of *dataset*; ``None`` if its pool does not have it, empty if that is unknown."""
+    """Properties of *dataset*; ``None`` if its pool does not have it, empty if it is not known."""
     try:
         words = ("-Hpo", "property,value", "type,mountpoint,readonly", dataset)
-        said = programs.run("zfs", "get", *words)
+        output = programs.run("zfs", "get", *words)
     except EphemerootError:
         pool = dataset.partition("/")[0]
         try:
@@ -64,5 +63,5 @@ def _facts(dataset: str) -> dict[str, str] | None:
         except EphemerootError:
             return {}
         return None
-    rows = [line.partition("\t") for line in said.splitlines()]
+    rows = [line.partition("\t") for line in output.splitlines()]
     return {key: value for key, _, value in rows}

@@ -1,4 +1,4 @@
-"""Persistent paths, looked up: absolute paths, stores, numbers instead of names."""
+"""Declared paths after the look-up: absolute paths, stores, ids instead of names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ephemeroot.config.syntax.problem import Place
 from ephemeroot.config.syntax.settings import DirectoryOptions, Options
 
 OURS = "/etc/ephemeroot"
-"""Persisted without being declared: a machine that forgets its configuration wipes no more."""
+"""Always persistent, also undeclared: without its configuration, a machine would no longer wipe."""
 
 WELL_KNOWN = {
     "/root": 0o700,
-    "/tmp": 0o1777,  # the path itself is meant
+    "/tmp": 0o1777,  # a key of the table, not a temporary file
     "/var/tmp": 0o1777,
     "/var/lib/private": 0o700,
     "/var/cache/private": 0o700,
@@ -23,7 +23,7 @@ WELL_KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Numbers for something new."""
+    """Owner and mode of a new file or directory."""
 
     user: int
     group: int
@@ -32,7 +32,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What was asked for, as numbers; ``None`` leaves it to the default."""
+    """The configured owner and mode; ``None`` is the default."""
 
     user: int | None = None
     group: int | None = None
@@ -40,11 +40,11 @@ class Wanted:
 
     @property
     def is_given(self) -> bool:
-        """Whether anything was asked for."""
+        """Whether any of them is configured."""
         return (self.user, self.group, self.mode) != (None, None, None)
 
     def over(self, default: Owner) -> Owner:
-        """It, and *default* for the rest."""
+        """The configured values, and *default* for the others."""
         return Owner(
             default.user if self.user is None else self.user,
             default.group if self.group is None else self.group,
@@ -54,7 +54,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A user's home, in which parents of declared paths belong to the user."""
+    """A user's home. The user owns parents of declared paths in it."""
 
     path: str
     user: int
@@ -63,13 +63,13 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A directory or file that persists in ``store``.
+    """A declared directory or file, which persists in ``store``.
 
-    ``path`` is where the next boot's root has it, ``live`` where the live root has it; both are
-    without symbolic links on the way. ``declared`` is the path as written.
-    ``owner`` is for when the store does not have it yet; a file's has only what was asked
-    for. ``parent`` is what was asked for the directory it is in, at ``parent_place``. ``given``
-    are the keys that were written, without the path's.
+    ``path`` is its path in the next root, ``live`` its path in the live root, both with symbolic
+    links resolved. ``declared`` is the path in the configuration. ``owner`` is used if the store
+    does not have it yet, and has only configured values for a file. ``parent`` has the configured
+    values for the directory above it, from ``parent_place``. ``given`` are the configured keys
+    without the path.
     """
 
     path: str
@@ -86,17 +86,17 @@ class Declared:
 
     @property
     def is_directory(self) -> bool:
-        """Whether a directory is declared, else a file."""
+        """Whether it is a directory and not a file."""
         return isinstance(self.options, DirectoryOptions)
 
     @property
     def in_store(self) -> str:
-        """Where the store has it, as a path of the machine."""
+        """Its path in the store, as a path of the machine."""
         return f"{self.store.rstrip('/')}/{self.source}"
 
     @property
     def shown(self) -> str:
-        """The path for messages: as it was written, and what it leads to."""
+        """The path for messages: as in the configuration, and with symbolic links resolved."""
         if self.declared == self.path:
             return self.path
         return f"{self.declared} (which leads to {self.path})"

@@ -1,4 +1,4 @@
-"""Stores and what is declared to persist in them, from checked tables."""
+"""Stores and their declared paths, from checked tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T", bound=Binding | Permissions)
 def stores(
     records: Mapping[str, Record] | None, reading: Reading
 ) -> tuple[tuple[StoreEntry, ...], tuple[str, ...]]:
-    """The enabled stores in the order they were declared, and the paths of the others."""
+    """The enabled stores in the order of the configuration, and the paths of the others."""
     found = [_store(path, record, reading) for path, record in (records or {}).items()]
     enabled = {path: (records or {})[path].values["enable"] for path in records or {}}
     return (
@@ -53,8 +53,8 @@ def _user(name: str, record: Record, reading: Reading) -> UserEntry:
         if "required" in entry.origin.keys and entry.options.required:
             reading.add(
                 entry.origin.of("required"),
-                "a user's entry cannot be required",
-                "remove it: a user could stop the machine from booting",
+                "an entry of a user cannot be required: the user could prevent the boot",
+                "remove required",
             )
     return UserEntry(
         name=name,
@@ -99,21 +99,23 @@ def _check_machine_id(entry: Entry, reading: Reading) -> None:
     origin = entry.origin
     if entry.path != MACHINE_ID:
         if isinstance(entry.options, FileOptions) and entry.options.first_boot:
-            reading.add(origin.of("first-boot"), f"is only for {MACHINE_ID}", "remove it")
+            reason = f"first-boot is only for {MACHINE_ID}, not for {entry.path}"
+            reading.add(origin.of("first-boot"), reason, "remove first-boot")
         return
     if entry.is_directory:
-        reading.add(origin.place, f"{MACHINE_ID} is a file", "declare it in files")
+        reason = f"{MACHINE_ID} is declared as a directory, but is a file"
+        reading.add(origin.place, reason, "declare it in files")
         return
     if "method" in origin.keys and entry.options.method != "copy":
         reading.add(
             origin.of("method"),
-            f"{MACHINE_ID} is always copied",
-            "systemd fails on a bound or linked one; remove the method",
+            f"{MACHINE_ID} is always copied: systemd does not accept a bound or linked one",
+            "remove method",
         )
 
 
 def _options(class_: type[T], values: Mapping[str, Any]) -> T:
-    """The checked *values* of its keys; one that was left out has the default."""
+    """An instance with the checked *values*, and with defaults for missing keys."""
     given: dict[str, Any] = {}
     for one in fields(class_):
         value = values[one.name.replace("_", "-")]

@@ -1,4 +1,4 @@
-"""A configuration and a machine brought together: everything looked up, every mistake noted."""
+"""The examination of a configuration on a machine: all look-ups, and all problems."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ephemeroot.machine.facts import Machine
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What ``examine`` found. ``volumes`` are parents first; ``declared`` in the order of
-    the configuration; ``problems`` by file and line, reading's included.
+    """The result of ``examine``. ``volumes`` are ordered by path, parents first, ``declared`` as in
+    the configuration, ``problems`` by file and line; they include those of the reading.
     """
 
     config: Configuration
@@ -31,15 +31,15 @@ class Examination:
 
     @property
     def errors(self) -> list[Problem]:
-        """The problems that keep a plan from being made."""
+        """The problems with which no plan can be made."""
         return [problem for problem in self.problems if not problem.warning]
 
 
 def examine(config: Configuration, machine: Machine) -> Examination:
-    """Look everything up in *machine* and note every mistake; raises nothing."""
+    """Look up the configuration in *machine*, and note all problems. Raises nothing."""
     problems = list(config.problems)
     for source in machine.unread:
-        reason = f"cannot be read: {source.error}"
+        reason = f"cannot read the file: {source.error}"
         problems.append(Problem(source.path, "", reason, source.hint))
     mounted = network.resolve(config, machine, volumes.resolve(config, machine, problems), problems)
     stores = [store.path for store in config.stores]

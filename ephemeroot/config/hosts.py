@@ -1,4 +1,4 @@
-"""Looking at what another host would get from the same set of files."""
+"""The configuration of another host from the same set of files."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "for another host, with the accounts and the fstab of this machine"
     )
-    group.add_argument("--host", metavar="NAME", help="the configuration of the host NAME")
+    group.add_argument("--host", metavar="NAME", help="use the configuration of the host NAME")
     group.add_argument(
-        "--machine-id", metavar="ID", help="the configuration of the machine with that id"
+        "--machine-id", metavar="ID", help="use the configuration of the machine with this id"
     )
 
 
 def machine(arguments: argparse.Namespace) -> Machine:
-    """The machine that is looked at. Raises ``Misconfigured``."""
+    """This machine, or the named one. Raises ``Misconfigured``."""
     identity = None if arguments.machine_id is None else parse_id(arguments.machine_id)
     return Machine.of(arguments.root).as_another(arguments.host, identity)
 
 
 def describe(config: Configuration, machine: Machine) -> list[str]:
-    """Which files count for *machine*, and which are others'; nothing if there is no doubt."""
+    """The files for *machine*, and those for other machines; empty if all are for this machine."""
     if not config.elsewhere and not machine.another:
         return []
     name = machine.host_name or "an unknown host name"

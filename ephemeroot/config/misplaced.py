@@ -1,4 +1,4 @@
-"""Files that look like a part of the configuration and are not read, since they are elsewhere."""
+"""Files that look like a part of the configuration, but are not read because of their place."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _ELSEWHERE = (
     "/run/ephemeroot/conf.d", "/usr/local/lib/ephemeroot/conf.d", "/usr/share/ephemeroot/conf.d",
     "/etc/ephemeroot.d", "/etc/ephemeroot.conf.d", "/etc/ephemeroot.toml.d",
 )  # fmt: skip
-"""Where other programs look for drop-ins."""
+"""The places in which other programs search for drop-ins."""
 
 _LEFT_OVER = (
     "~", ".bak", ".old", ".orig", ".disabled", ".off", ".swp", ".tmp", ".new", ".save", ".md",
     ".txt", ".rej", ".dpkg-old", ".dpkg-new", ".dpkg-dist", ".dpkg-bak", ".ucf-old", ".ucf-dist",
     ".rpmsave", ".rpmnew", ".rpmorig", ".pacnew", ".pacsave", ".apk-new",
 )  # fmt: skip
-"""Endings of files that an editor, a package manager or the administrator has put aside."""
+"""Suffixes of backup files of an editor, a package manager or the administrator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misplaced:
-    """A file that is not read, as a path of this machine, and where it must be for that."""
+    """A file that is not read, as a path of this machine, with a hint where it must be."""
 
     path: str
     hint: str
 
 
 def find(root: str) -> list[Misplaced]:
-    """What is misplaced in the machine whose root directory is *root*, by path."""
+    """The misplaced files of the machine whose root directory is *root*, by path."""
     found: dict[str, str] = {}
     for directory in sources.DROP_INS:
         parent = os.path.dirname(directory)
@@ -43,7 +43,7 @@ def find(root: str) -> list[Misplaced]:
             if stat.S_ISDIR(kind):
                 found |= dict.fromkeys(_toml(root, path), hint)
             elif not name.endswith((".toml", *_LEFT_OVER)) and name[:6].upper() != "README":
-                found[path] = "the name of a drop-in ends in .toml"
+                found[path] = "the name of a drop-in must end in .toml"
         for name, kind in _entries(root, parent):
             path = f"{parent}/{name}"
             if stat.S_ISDIR(kind) and path != directory:
@@ -67,8 +67,8 @@ def _toml(root: str, directory: str) -> list[str]:
 
 
 def _entries(root: str, path: str) -> list[tuple[str, int]]:
-    """Names in the directory *path* of the machine with their types, hidden ones left out; nothing
-    if it cannot be read.
+    """The names in the directory *path* of the machine without hidden ones, each with its type;
+    empty if the directory cannot be read.
     """
     try:
         fd = files.open_directory(root, path)

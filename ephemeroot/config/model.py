@@ -1,4 +1,4 @@
-"""The configuration as it was written: typed and checked value by value, nothing looked up."""
+"""The configuration before any look-up: typed values, each checked by itself."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ OWNERLESS = ("cifs", "smb3", "vfat", "msdos", "exfat")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a table was written and where each of its keys; which of them were no use."""
+    """The place of a table and of each of its keys. ``broken`` are keys with invalid values."""
 
     place: Place
     keys: Mapping[str, Place] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
 
     def of(self, key: str) -> Place:
-        """Where *key* was written, else where the table was."""
+        """The place of *key*, else that of the table."""
         return self.keys.get(key, self.place)
 
 
 @dataclass(frozen=True, slots=True)
 class Wiping:
-    """What is to be made fresh and how. ``settings`` has every option of the wiper.
+    """The wipe of the root or of a volume. ``settings`` has all options of the wiper.
 
-    ``plugin`` is ``None`` if the wiper is unknown or broken (that is a problem already).
+    ``plugin`` is ``None`` if the wiper is unknown or broken, which is noted as a problem.
     """
 
     wiper: str
@@ -49,9 +49,9 @@ class Wiping:
 class Volume:
     """A mounted filesystem other than the root, from ``[[volumes]]`` or a line of fstab.
 
-    ``device`` or ``type`` are empty if they were no use. A configuration has the ``options`` as
-    written; those of a resolved volume are for the kernel. One that is not ``needed_for_boot`` is
-    nothing to the initramfs; ``line`` is the one in fstab, if it comes from there.
+    ``device`` and ``type`` are empty if they are invalid. ``options`` are those of the
+    configuration, or, in a resolved volume, those for the kernel. The initramfs mounts only volumes
+    that are ``needed_for_boot``. ``line`` is the line in fstab, if the volume is from there.
     """
 
     mount_point: str
@@ -71,17 +71,17 @@ class Volume:
 
     @property
     def persists(self) -> bool:
-        """Whether its content is there after the next boot."""
+        """Whether its content survives the next boot."""
         return self.wipe is None and self.type not in VOLATILE
 
     @property
     def is_volatile(self) -> bool:
-        """Whether its type keeps nothing at all."""
+        """Whether its filesystem type is in memory."""
         return self.type in VOLATILE
 
     @property
     def is_ownerless(self) -> bool:
-        """Whether its type keeps no owners and modes: chown(2) and chmod(2) fail, or do nothing."""
+        """Whether its type stores no owners and modes: chown(2) and chmod(2) fail or do nothing."""
         return self.type in OWNERLESS
 
     @property
@@ -91,19 +91,19 @@ class Volume:
 
     @property
     def directory(self) -> str:
-        """The directory of the filesystem that is mounted (X-mount.subdir=, mount(8)) without
-        slashes around it; empty for all of it.
+        """The mounted directory of the filesystem (X-mount.subdir=, mount(8)) without leading and
+        trailing slashes; empty for the whole filesystem.
         """
         return (option(self.options, SUBDIRECTORY.rstrip("=")) or "").strip("/")
 
     def inside(self, path: str) -> str:
-        """Where the machine's *path*, which is on this volume, is on the filesystem itself."""
+        """The path on the filesystem of the machine's *path*, which must be on this volume."""
         below = path if self.mount_point == "/" else path[len(self.mount_point) :]
         parts = (self.subvolume, self.directory, below.strip("/"))
         return "/".join(part for part in parts if part)
 
     def how_to_need(self) -> str:
-        """The hint that makes it needed for boot."""
+        """The hint how to make it needed for boot."""
         if self.line is not None:
             return f"change its line in fstab to: {self.line.with_initrd()}"
         return f"set needed-for-boot = true ({self.place})"
@@ -111,7 +111,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class NetworkEntry:
-    """``[network]``: ``addresses`` with the length of their network, ``gateways`` without."""
+    """``[network]``: ``addresses`` have a prefix length, ``gateways`` do not."""
 
     interface: str
     addresses: tuple[str, ...]
@@ -130,7 +130,7 @@ class Entry:
 
     @property
     def is_directory(self) -> bool:
-        """Whether a directory is declared, else a file."""
+        """Whether it is a directory and not a file."""
         return isinstance(self.options, DirectoryOptions)
 
 
@@ -158,14 +158,15 @@ class StoreEntry:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All files together. ``stores`` are the enabled ones, in the order they were declared.
+    """The merged configuration of all files. ``stores`` are the enabled ones, in the order of the
+    configuration.
 
-    ``files`` are those that count, ``elsewhere`` those whose ``[match]`` is for other machines.
-    ``set_by_drop_ins`` are the places of single values in drop-ins, each with the places of what
-    it replaced, the latest last.
+    ``files`` are the files for this machine, ``elsewhere`` those whose ``[match]`` is for other
+    machines. ``set_by_drop_ins`` are the places of single values in drop-ins, each with the places
+    of the replaced values, the latest last.
 
-    ``problems`` is what reading found. ``complete`` is false if a part could not be
-    read at all, so that what seems to be missing may only be unread.
+    ``problems`` are those of the reading. ``complete`` is false if a part could not be read, so
+    that a missing key may only be unread.
     """
 
     files: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Subvolumes in the live root: their content ages away with it, unless it is declared."""
+"""Subvolumes in the live root: they are retired and deleted with it, unless they are declared."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from ephemeroot.config.syntax.problem import Place, Problem
 from ephemeroot.wipers.contract import Wiper
 
 FEW = 3
-"""How many subvolumes of one directory are named one by one."""
+"""The maximum number of subvolumes of one directory that are named one by one."""
 
 
 def warnings(examination: Examination) -> list[Problem]:
-    """A warning for each subvolume in the machine's root that nothing declared covers, or for all
-    of a directory if there are many.
+    """A warning for each undeclared subvolume in the machine's root, or one for all of a directory
+    if there are many.
 
-    What a subvolume is, the wiper says. Whoever may not look is told so.
+    The wiper finds the subvolumes. Without the necessary permissions, the only warning is about
+    that.
     """
     wiping = examination.config.wiping
     if wiping is None or wiping.plugin is None:
@@ -29,7 +30,7 @@ def warnings(examination: Examination) -> list[Problem]:
         found = _in_root(wiper, examination.machine.root)
     except (PermissionError, ImportError) as error:
         hint = "run it as root" if isinstance(error, PermissionError) else "install btrfsutil"
-        reason = "cannot check the root for undeclared nested subvolumes"
+        reason = "cannot check the root for undeclared subvolumes"
         return [Problem.at(place, reason, hint, warning=True)]
     groups: dict[str, list[str]] = {}
     for path in found:
@@ -38,7 +39,7 @@ def warnings(examination: Examination) -> list[Problem]:
     warnings_ = []
     for directory, paths in groups.items():
         if len(paths) > FEW:
-            # A container engine makes one for each layer.
+            # A container engine makes a subvolume for each layer.
             warnings_.append(_warning(place, f"{len(paths)} subvolumes in {directory}", directory))
         else:
             warnings_ += [_warning(place, path, path) for path in paths]
@@ -49,16 +50,15 @@ def _warning(place: Place, what: str, declare: str) -> Problem:
     is_one = what == declare
     return Problem.at(
         place,
-        f"{what} {'is a subvolume in' if is_one else 'are part of'} the root and nothing declares "
-        f"{'it: its content is retired' if is_one else 'them: their content is retired'} with the "
-        "root, and later deleted with it",
-        f'declare "{declare}", or make {"it" if is_one else "them"} a volume outside of the root',
+        f"{what} {'is an undeclared subvolume' if is_one else 'are undeclared'} in the root: "
+        f"{'it is' if is_one else 'they are'} retired with the root, and later deleted with it",
+        f'declare "{declare}", or make {"it" if is_one else "them"} a volume outside the root',
         warning=True,
     )
 
 
 def _in_root(wiper: Wiper, root: str) -> list[str]:
-    """The same paths as the machine sees them."""
+    """The subvolumes in the root, as absolute paths of the machine."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         return [f"/{path}" for path in wiper.nested(fd)]

@@ -1,7 +1,7 @@
-"""Volumes on the network: their server's address, what the kernel must be told, ``[network]``.
+"""Volumes on the network: the address of their server, options for the kernel, ``[network]``.
 
-mount.nfs and mount.cifs look names up and add options of their own; in the initramfs there
-is neither of them, nor a resolver. So all that is done here, when the plan is made.
+mount.nfs and mount.cifs resolve names and add options. The initramfs has neither of them, and no
+resolver. So names are resolved and options added here, when the plan is made.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 def resolve(
     config: Configuration, machine: Machine, mounted: Iterable[Volume], problems: list[Problem]
 ) -> list[Volume]:
-    """The volumes with what the kernel needs in the options of those on the network.
+    """The volumes, those on the network with all options that the kernel needs.
 
-    Mistakes in them and in ``[network]`` go to *problems*.
+    Errors in them and in ``[network]`` go to *problems*.
     """
     found = []
     remote = []
@@ -64,8 +64,8 @@ def is_needed(mounted: Iterable[Volume]) -> bool:
 
 
 def patience(mounted: Iterable[Volume]) -> int:
-    """Seconds that the network itself may take to come up: the longest of its volumes; 0 is
-    without end.
+    """The time limit in seconds for the network to come up: the longest of its volumes, 0 for an
+    unlimited time.
     """
     timeouts = [volume.timeout for volume in mounted if is_on_network(volume)]
     return 0 if 0 in timeouts else max(timeouts)
@@ -74,8 +74,8 @@ def patience(mounted: Iterable[Volume]) -> int:
 def check_overlays(
     declared: Iterable[Declared], mounted: Iterable[Volume], problems: list[Problem]
 ) -> None:
-    """An overlay's upper layer must be on a filesystem that can rename with flags and hold
-    trusted extended attributes (the kernel's Documentation/filesystems/overlayfs.rst).
+    """The upper layer of an overlay must be on a filesystem with renameat2(2) flags and trusted
+    extended attributes (the kernel's Documentation/filesystems/overlayfs.rst).
     """
     remote = [volume for volume in mounted if is_on_network(volume) or volume.type == "9p"]
     for entry in declared:
@@ -84,9 +84,9 @@ def check_overlays(
             problems.append(
                 Problem.at(
                     entry.place,
-                    f"{entry.path} cannot be an overlay in the store {entry.store}: the upper "
-                    f"layer cannot be on {volume.type}",
-                    'use method = "bind", or a store on a disk',
+                    f"{entry.path} cannot be an overlay in the store {entry.store}: "
+                    f"{volume.type} does not support overlays",
+                    'set method = "bind", or use a store on a disk',
                 )
             )
 
@@ -106,20 +106,20 @@ def _check(entry: NetworkEntry, remote: list[Volume], problems: list[Problem]) -
                 Problem.at(
                     volume.place,
                     f"the server {server} of {volume.mount_point} is this machine's own address",
-                    f"compare it with address in [network] ({place})",
+                    f"correct it, or address in [network] ({place})",
                 )
             )
             continue
         if isinstance(server, ipaddress.IPv6Address) and server.is_link_local:
-            # Reached on its link, without a router.
+            # A link-local server needs no router.
             _check_link(server, entry, volume, problems)
             continue
         if server.version not in versions and not any(server in n for n in networks):
             problems.append(
                 Problem.at(
                     volume.place,
-                    f"the server {server} is not in a network of [network], and there is no "
-                    "gateway",
+                    f"cannot reach the server {server} of {volume.mount_point}: it is not in a "
+                    "network of [network], which has no gateway",
                     f"add gateway to [network] ({place})",
                 )
             )
@@ -129,8 +129,8 @@ def _warn_of_no_use(entry: NetworkEntry, problems: list[Problem]) -> None:
     problems.append(
         Problem.at(
             entry.origin.place,
-            "[network] is only for network volumes, but there is none",
-            "remove it: the running system sets up its own network",
+            "[network] has no effect: no volume that is needed for boot is on the network",
+            "remove [network]: the running system sets up its own network",
             warning=True,
         )
     )
@@ -146,13 +146,13 @@ def _check_gateway(
     around = next((one for one in networks if gateway in one), None)
     if gateway in own:
         reason = f"the gateway {gateway} is this machine's own address"
-        hint = "write the router's address ('ip route' shows it)"
+        hint = "set the router's address ('ip route' shows it)"
     elif around is None and not gateway.is_link_local:
         reason = f"the gateway {gateway} is not in a network of the interface"
-        hint = "compare it with address and its prefix length"
+        hint = "correct it, or address and its prefix length"
     elif around is not None and addresses.is_no_host(gateway, around):
-        reason = f"the gateway {gateway} is the address of all of {around}, not of a router in it"
-        hint = "write the router's address ('ip route' shows it)"
+        reason = f"the gateway {gateway} is the network or broadcast address of {around}"
+        hint = "set the router's address ('ip route' shows it)"
     else:
         return
     problems.append(Problem.at(entry.origin.of("gateway"), reason, hint))
@@ -161,28 +161,28 @@ def _check_gateway(
 def _check_link(
     server: ipaddress.IPv6Address, entry: NetworkEntry, volume: Volume, problems: list[Problem]
 ) -> None:
-    """An interface that is named by its MAC address cannot be compared."""
+    """Compare the interfaces, unless [network] names its interface by the MAC address."""
     if ":" not in entry.interface and server.scope_id != entry.interface:
         problems.append(
             Problem.at(
                 volume.place,
-                f"the server {server} of {volume.mount_point} is on the link of "
-                f"{server.scope_id}, and [network] sets up {entry.interface}",
+                f"cannot reach the server {server} of {volume.mount_point}: its link is that of "
+                f"{server.scope_id}, but [network] sets up {entry.interface}",
                 f"name the same interface in both ({entry.origin.place})",
             )
         )
 
 
 def _ask_for_network(volume: Volume, machine: Machine, problems: list[Problem]) -> None:
-    """A warning: what boots may be set up elsewhere."""
+    """Warn about a kernel command line without network; it may be set elsewhere."""
     for file, text in machine.command_lines:
         line = command_line(text)
         if not any(line.has(word) for word in ("ip", "rd.neednet", "BOOTIF", "netroot")):
             problems.append(
                 Problem.at(
                     Place(file, "ip"),
-                    f"the network for {volume.mount_point} is not set up in the initramfs",
-                    'add "rd.neednet=1 ip=dhcp" to the kernel command line, or write [network]',
+                    f"cannot mount {volume.mount_point} in the initramfs: no network is configured",
+                    'add "rd.neednet=1 ip=dhcp" to the kernel command line, or declare [network]',
                     warning=True,
                 )
             )

@@ -1,5 +1,5 @@
-"""What the kernel must be told to mount a volume from the network, instead of mount.nfs and
-mount.cifs: the server's address, and options that those add.
+"""Mount options of network volumes for the kernel: the server's address, and the options that
+mount.nfs and mount.cifs would add.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NFS = ("nfs", "nfs4")
 _NFS_DEVICE = re.compile(r"(\[[^]/]+\]|[^]/:\[]+):(/.*)")
 _CIFS_DEVICE = re.compile(r"//([^/]+)/[^/]+.*")
 
-# For mount.nfs alone (nfs(5)); the stage tries for as long as `timeout` says.
+# Options for mount.nfs only (nfs(5)); the stage retries for the time of `timeout`.
 _TRYING = ("bg", "fg", "sloppy", "_netdev")
 
 _PORTS = ("port", "mountport")
@@ -32,8 +32,8 @@ _CIFS_ADDRESSES = ("srcaddr",)
 
 
 def for_kernel(volume: Volume, machine: Machine, problems: list[Problem]) -> Volume:
-    """*volume* with the options that its filesystem gets from mount(2). Raises ``Mistake`` for one
-    that the kernel would refuse.
+    """*volume* with the options for mount(2). Raises ``Mistake`` for an option that the kernel
+    refuses.
     """
     options = [o for o in volume.options if o not in _TRYING and not o.startswith("retry=")]
     if volume.type in NFS:
@@ -42,7 +42,7 @@ def for_kernel(volume: Volume, machine: Machine, problems: list[Problem]) -> Vol
     else:
         server, options = _cifs(volume, options, problems)
         key = "ip="
-        # The kernel knows the same option by both names.
+        # The kernel accepts this option with both names.
         options = [f"ip={o[len('addr=') :]}" if o.startswith("addr=") else o for o in options]
     _check_numbers(options, volume.type)
     _check_own_addresses(options, volume.type)
@@ -59,15 +59,17 @@ def require_virtio(volume: Volume, problems: list[Problem]) -> None:
         problems.append(
             Problem.at(
                 volume.place,
-                f"a 9p volume by {transport or 'no named transport'}: only shares of the "
-                "hypervisor can be mounted in the initramfs",
+                f"cannot mount {volume.mount_point} in the initramfs: the 9p transport is "
+                f"{transport or 'not set'}, not virtio",
                 'add "trans=virtio" to options, or use nfs4',
             )
         )
 
 
 def _check_numbers(options: list[str], type_: str) -> None:
-    """What the kernel refuses (fs/nfs/fs_context.c, fs/smb/client/fs_context.c)."""
+    """Raise ``Mistake`` for a number that the kernel refuses (fs/nfs/fs_context.c,
+    fs/smb/client/fs_context.c).
+    """
     for option in options:
         key, equals, given = option.partition("=")
         if not equals or (key not in _PORTS and not (type_ in NFS and key in _NUMBERS)):
@@ -77,14 +79,14 @@ def _check_numbers(options: list[str], type_: str) -> None:
         if number is not None and least <= number <= most:
             continue
         if key in _PORTS:
-            raise Mistake(f"{key}={given} is not a port", "write a number from 1 to 65535")
+            raise Mistake(f"{key}={given} is not a port", "set a number from 1 to 65535")
         raise Mistake(
-            f"{key}={given} is refused by the kernel", f"write a number from {least} to {most}"
+            f"the kernel does not accept {key}={given}", f"set a number from {least} to {most}"
         )
 
 
 def _check_own_addresses(options: list[str], type_: str) -> None:
-    """Further options whose value the kernel takes for an address; it looks no names up."""
+    """Raise ``Mistake`` for a name in an option for which the kernel needs an address."""
     for option in options:
         key, equals, given = option.partition("=")
         if equals and key in (_NFS_ADDRESSES if type_ in NFS else _CIFS_ADDRESSES):
@@ -93,14 +95,13 @@ def _check_own_addresses(options: list[str], type_: str) -> None:
             except ValueError:
                 raise Mistake(
                     f"{key}={given} is not an address, and the initramfs cannot resolve names",
-                    "write the address",
+                    "set the address",
                 ) from None
 
 
 def _check_scope(address: str, type_: str) -> None:
-    """A link-local address is one only together with the interface. The kernel's NFS knows that by
-    name (net/sunrpc/addr.c), its SMB by number only (fs/smb/client/netmisc.c), and numbers are not
-    the same at each boot.
+    """A link-local address needs an interface. The kernel's NFS takes its name (net/sunrpc/addr.c),
+    its SMB only its number (fs/smb/client/netmisc.c), which can differ at each boot.
     """
     parsed = ipaddress.ip_address(address)
     if not isinstance(parsed, ipaddress.IPv6Address):
@@ -109,21 +110,21 @@ def _check_scope(address: str, type_: str) -> None:
         if parsed.scope_id:
             plain = address.partition("%")[0]
             raise Mistake(
-                f"the server's address {address} names an interface and is not a link-local one: "
-                "the kernel does not accept that",
-                f"write {plain}",
+                f"the server's address {address} names an interface, but is not link-local: the "
+                "kernel does not accept it",
+                f"set the address {plain}",
             )
         return
     if type_ not in NFS:
         raise Mistake(
-            f"the server's address {address} is valid on one link only, and the kernel's {type_} "
-            "does not accept the name of an interface",
+            f"the server's address {address} is link-local, and the kernel's {type_} does not "
+            "accept the name of an interface",
             "use another address of the server, or nfs4",
         )
     if not parsed.scope_id:
         raise Mistake(
-            f"the server's address {address} is valid on one link only",
-            f"name the interface: {address}%eth0",
+            f"the server's address {address} is link-local, but does not name an interface",
+            f"add the interface, for example {address}%eth0",
         )
 
 
@@ -143,7 +144,7 @@ def _address(server: str, machine: Machine) -> str:
                 continue
     raise Mistake(
         f"the address of the server {plain} is not known: the initramfs cannot resolve names",
-        f"write its address, or a line for {plain} in {machine.show('/etc/hosts')}",
+        f"set its address, or add {plain} to {machine.show('/etc/hosts')}",
     )
 
 
@@ -151,20 +152,21 @@ def _nfs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[s
     named = _NFS_DEVICE.fullmatch(volume.device)
     if named is None:
         raise Mistake(
-            f"{volume.device!r} does not name a server", f"a {volume.type} device is SERVER:/PATH"
+            f"{volume.device!r} does not name a server",
+            f"set device to SERVER:/PATH, as {volume.type} needs it",
         )
     security = fstab.option(options, "sec")
     if security not in (None, "sys", "none"):
         raise Mistake(
             f"sec={security} needs a daemon (rpc.gssd), which the initramfs does not have",
-            "export the store with sec=sys, to this machine's address alone",
+            "export the store with sec=sys, only to this machine's address",
         )
     version = next((v for k in ("vers", "nfsvers") if (v := fstab.option(options, k))), None)
     if version is None:
         version = "4.2"
-        options = [*options, "vers=4.2"]  # mount.nfs tries this one first, too
+        options = [*options, "vers=4.2"]  # mount.nfs tries this version first too
     if volume.type == "nfs4" and not version.startswith("4"):
-        raise Mistake(f"vers={version} is not nfs4", 'write type = "nfs"')
+        raise Mistake(f"vers={version} is not nfs4", 'set type = "nfs"')
     if version.startswith("2"):
         raise Mistake("the kernel no longer supports NFS 2", "use nfs4")
     if version.startswith("3") and not {"nolock", "local_lock=all"} & set(options):
@@ -178,9 +180,9 @@ def _nfs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[s
         problems.append(
             Problem.at(
                 volume.place,
-                f"{volume.mount_point} is mounted soft: data written while the server does not "
-                "answer is lost",
-                'remove "soft"; the volume\'s timeout already limits the boot',
+                f"{volume.mount_point} has the option soft: data that is written while the server "
+                "does not answer is lost",
+                'remove "soft"; the timeout of the volume limits the boot',
                 warning=True,
             )
         )
@@ -191,13 +193,14 @@ def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[
     named = _CIFS_DEVICE.fullmatch(volume.device)
     if named is None:
         raise Mistake(
-            f"{volume.device!r} does not name a server", f"a {volume.type} device is //SERVER/SHARE"
+            f"{volume.device!r} does not name a server",
+            f"set device to //SERVER/SHARE, as {volume.type} needs it",
         )
     keys = {o.partition("=")[0] for o in options}
     if keys & {"credentials", "cred"}:
         raise Mistake(
-            "a file with credentials is read by mount.cifs, which the initramfs does not have",
-            "write username=… and password=… (only root can read the plan and the images), or use "
+            "the initramfs cannot read a file with credentials: it does not have mount.cifs",
+            "set username=… and password=… (only root can read the plan and the images), or use "
             "nfs4",
         )
     if (fstab.option(options, "sec") or "").startswith("krb5"):
@@ -207,13 +210,13 @@ def _cifs(volume: Volume, options: list[str], problems: list[Problem]) -> tuple[
     for name in ("uid", "gid"):
         value = fstab.option(options, name)
         if value is not None and values.number(value, 10) is None:
-            raise Mistake(f"{name}={value} is not a number", "the kernel accepts only numbers")
+            raise Mistake(f"{name}={value} is not a number", "set the number of the user or group")
     if not keys & {"uid", "gid", "file_mode", "dir_mode"}:
         problems.append(
             Problem.at(
                 volume.place,
-                f"the owner of {volume.mount_point} is not set: {volume.type} stores neither "
-                "owners nor modes, so root will own all files",
+                f"root will own all files of {volume.mount_point}: {volume.type} stores neither "
+                "owners nor modes",
                 'add "uid=…", "gid=…", "file_mode=…" and "dir_mode=…" to options',
                 warning=True,
             )

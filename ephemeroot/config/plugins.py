@@ -1,7 +1,7 @@
-"""The wipers that are installed, found by entry point.
+"""The installed wipers, found by entry point.
 
-Looking one up imports its module, which keeps to the import budget, and never the
-library that it works with.
+A look-up imports the module of the wiper, which imports only the modules allowed in the initramfs,
+and never the library that it uses.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ KINDS: dict[str, kinds.Kind] = {
     "volume": kinds.AbsolutePath(),
     "dataset": kinds.Dataset(),
 }
-"""How a person writes an option of each kind that a wiper can have (``linux/values.py``)."""
+"""The syntax of each kind of option that a wiper can have (``linux/values.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """An installed wiper; ``attribute`` is how the plan names it."""
+    """An installed wiper; ``attribute`` is its name in the plan."""
 
     name: str
     attribute: str
@@ -47,7 +47,7 @@ class Plugin:
         return Table(tuple(_setting(option) for option in self.wiper.OPTIONS))
 
     def root_table(self) -> Table:
-        """The keys of ``[root.<wiper>]``: its own, and what is to be wiped."""
+        """The keys of ``[root.<wiper>]``: those of the wiper, and the device and subvolume."""
         own = self.table()
         if not self.wiper.ON_DEVICE:
             return own
@@ -55,18 +55,18 @@ class Plugin:
         return Table((*what, *own.settings))
 
     def paths(self, settings: Mapping[str, object]) -> dict[str, str]:
-        """Those of the *settings* that are paths on the wiped filesystem and are set."""
+        """The *settings* that are paths on the wiped filesystem, if they are set."""
         names = [option.name for option in self.wiper.OPTIONS if option.kind == "path"]
         found = {name: settings.get(name) for name in names}
         return {name: path for name, path in found.items() if isinstance(path, str) and path}
 
     def volumes(self, settings: Mapping[str, object]) -> dict[str, str]:
-        """Those of the *settings* that name a volume and are set."""
+        """The *settings* that name a volume, if they are set."""
         names = [option.name for option in self.wiper.OPTIONS if option.kind == "volume"]
         return {name: str(settings[name]) for name in names if settings.get(name)}
 
     def starts_empty(self, settings: Mapping[str, object]) -> bool:
-        """Whether the fresh root has nothing but a skeleton, so that /usr must be a volume."""
+        """Whether the new root has only a skeleton, so that /usr must be a volume."""
         return self.wiper.starts_empty(dict(settings))
 
 
@@ -89,16 +89,16 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Plugin:
-    """The wiper called *name*. Raises ``Mistake`` if there is none that could be used."""
+    """The wiper *name*. Raises ``Mistake`` if it is missing or cannot be used."""
     reference = entry_points.find(GROUP, name, "a wiper", Mistake)
     if not reference:
         raise Mistake(f"there is no wiper {name!r}", clean.meant(name, names()))
     wiper = entry_points.load(reference, Wiper, f"the wiper {name!r}", Mistake)
     if wiper.API != API:
         raise Mistake(
-            f"the wiper {name!r} was written for version {wiper.API} of the contract, but this "
-            f"program has version {API}",
-            "install a version of the wiper for this contract",
+            f"cannot use the wiper {name!r}: it was written for version {wiper.API} of the "
+            f"contract, but this program has version {API}",
+            f"install a version of the wiper for version {API}",
         )
     plugin = Plugin(name, reference, wiper)
     plugin.table()
@@ -114,5 +114,5 @@ def volume_table(plugin: Plugin | None) -> Table:
 
 VOLUME_WITH_WIPE = Table((
     *VOLUME.settings,
-    Setting("wipe", volume_table(None), "make this volume fresh at every boot as well"),
+    Setting("wipe", volume_table(None), "wipe this volume at every boot too"),
 ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""From files to a configuration, collecting every mistake on the way."""
+"""Reads files into a configuration, and collects all problems."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ephemeroot.machine.facts import Machine
 def read(
     machine: Machine, main: str | None = None, drafts: Mapping[str, bytes] | None = None
 ) -> Configuration:
-    """The configuration of *machine*; with *main*, what that one file says. *drafts* has content
-    that is read instead of that of files, by their paths.
+    """The configuration of *machine*; with *main*, that of this one file. *drafts* has content to
+    read instead of files, by path.
 
-    Never raises for a mistake: ``problems`` of the result has all of them. Raises
-    ``Misconfigured`` only if there is no configuration at all.
+    ``problems`` of the result has all errors. Raises ``Misconfigured`` only if there is no
+    configuration.
     """
     found = sources.drafted(sources.find(machine.root, main), drafts or {})
     reading = Reading()
     for stray in misplaced.find(machine.root) if main is None else ():
-        reading.add(Place(stray.path), "is not read", stray.hint, warning=True)
+        reading.add(Place(stray.path), "this file is not read", stray.hint, warning=True)
     merged: Node | None = None
     complete = True
     files, elsewhere = [], []
@@ -61,10 +61,10 @@ def read(
 
 
 def parse(source: files.File, reading: Reading) -> Node | None:
-    """The file's content, or ``None`` after noting why there is none."""
+    """The content of the file; ``None`` after an error, which is noted."""
     place = Place(source.path)
     if source.error:
-        reading.add(place, f"cannot be read: {source.error}", source.hint)
+        reading.add(place, f"cannot read the file: {source.error}", source.hint)
         return None
     try:
         document, text = toml.parse(source.content)
@@ -75,21 +75,22 @@ def parse(source: files.File, reading: Reading) -> Node | None:
 
 
 def _applies(node: Node, source: files.File, machine: Machine, reading: Reading) -> bool:
-    """Whether the file is meant for this machine. Takes ``match`` out of it."""
+    """Whether the file is for this machine. Removes ``match`` from *node*."""
     match = (node.table() or {}).pop("match", None)
     if match is None:
         return True
     if not source.drop_in:
-        reading.add(match.place, "only drop-ins may have [match]", "move it into a file in conf.d")
+        reason = "[match] is only for drop-ins"
+        reading.add(match.place, reason, f"move this part to a file in {sources.DROP_INS[-1]}")
         return True
     record = reading.table(match, settings.MATCH)
     if record is None or record.broken:
         return False
     hosts, ids = record.values["host-name"], record.values["machine-id"]
     if hosts is None and ids is None:
-        reading.add(match.place, "[match] is empty", "name host-name or machine-id")
+        reading.add(match.place, "[match] is empty", "set host-name or machine-id")
         return False
-    # Host names know no case (RFC 1123), and ConditionHost= of systemd.unit(5) does not either.
+    # Host names are case-insensitive (RFC 1123), as in ConditionHost= of systemd.unit(5).
     if hosts is not None:
         fits = _fits(machine.host_name, hosts)
         if machine.live_name and _fits(machine.live_name, hosts) != fits:
@@ -98,7 +99,7 @@ def _applies(node: Node, source: files.File, machine: Machine, reading: Reading)
                 f"the transient host name is {machine.live_name}, but [match] compares the static "
                 f"name {machine.host_name}: the file is "
                 + ("used" if fits else "for other machines"),
-                "'hostnamectl' shows both names; the static one is in /etc/hostname",
+                "run 'hostnamectl' to see both names; the static one is in /etc/hostname",
                 warning=True,
             )
         if not fits:
@@ -145,10 +146,10 @@ def _configuration(
 
 
 def _root(
-    node: Node | None, top: Place, reading: Reading, must_be_there: bool
+    node: Node | None, top: Place, reading: Reading, is_required: bool
 ) -> tuple[Wiping | None, bool]:
     if node is None:
-        if must_be_there:
+        if is_required:
             reading.add(
                 Place(top.file, "root.wiper"),
                 "the wiper of the root is not set",
@@ -157,7 +158,7 @@ def _root(
         return None, False
     known = plugins.names()
     named = (node.table() or {}).get("wiper")
-    # That a wiper is not installed is one mistake; its table is not another.
+    # A wiper that is not installed is one error; its table is not another one.
     own_table = [named.value] if named is not None and isinstance(named.value, str) else []
     record = reading.table(node, settings.ROOT, also=[*known, *own_table])
     if record is None:
@@ -165,13 +166,13 @@ def _root(
     name = record.values["wiper"]
     unused = [key for key in known if key != name and key in (node.table() or {})]
     for key in unused:
-        # Settings of a wiper that a drop-in has replaced must still be right.
+        # Settings of a wiper that a drop-in has replaced must be valid too.
         table = (node.table() or {})[key]
         _wiping(key, table, record.origin(), reading)
         if named is not None and key not in [older.value for older in named.overridden]:
             reading.add(
                 table.place,
-                f"has no effect: the wiper is {name!r}",
+                f"this table has no effect: the wiper is {name!r}",
                 f'set wiper = "{key}", or remove the table',
                 warning=True,
             )
@@ -204,7 +205,7 @@ def _wiping(name: str, node: Node | None, above: Origin, reading: Reading) -> Wi
 def _validate(
     plugin: plugins.Plugin, values: dict[str, Any], record: Record, reading: Reading
 ) -> None:
-    """What the wiper itself has to say; not asked about values that are wrong already."""
+    """Let the wiper check its settings, unless some of them are invalid."""
     if record.broken:
         return
     try:

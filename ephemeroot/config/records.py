@@ -1,4 +1,4 @@
-"""Checking a table against what the settings declare, noting each mistake at its place."""
+"""Checks of a table against the declared settings; each problem is noted with its place."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ephemeroot.config.syntax.problem import Mistake, Mistakes, Place, Problem
 from ephemeroot.config.syntax.settings import Listed, Named, Setting, Table
 
 _HINTED = 100
-"""So many problems get a hint which key may have been meant."""
+"""The number of problems up to which an unknown key gets a hint with a similar key."""
 
 
 @dataclass(slots=True)
 class Record:
-    """A checked table. ``values`` has every declared key: what was written, else the default.
+    """A checked table. ``values`` has every declared key, with the configured value or the default.
 
-    ``places`` are those that were written, ``broken`` those whose value was no use,
-    ``meant`` those that an unknown key was probably meant to be.
+    ``places`` has the configured keys, ``broken`` the keys with invalid values, ``meant`` the keys
+    that are similar to an unknown key.
     """
 
     place: Place
@@ -32,11 +32,11 @@ class Record:
     meant: set[str | None] = field(default_factory=set)
 
     def origin(self) -> Origin:
-        """Where it was written, for the configuration."""
+        """The places of the table and its keys, for the configuration."""
         return Origin(self.place, dict(self.places), frozenset(self.broken))
 
     def key(self, name: str) -> Place:
-        """Where the key *name* is, or would be."""
+        """The place of the key *name*, also of a missing one."""
         if name in self.places:
             return self.places[name]
         below = f"{self.place.key}.{nodes.quoted(name)}" if self.place.key else name
@@ -44,9 +44,9 @@ class Record:
 
 
 class Reading:
-    """One run over a configuration: its ``problems``, and whether something was ``lost``
-    so that later checks must not complain about its absence. ``belongs`` says of a key in which
-    table it belongs, empty if in none.
+    """The reading of one configuration: its ``problems``, and whether a part is ``lost``, so that
+    later checks must not report it as missing. ``belongs`` returns a hint with the table in which
+    a key belongs, or an empty text.
     """
 
     def __init__(self) -> None:
@@ -59,14 +59,14 @@ class Reading:
         self.problems.append(Problem.at(place, reason, hint, warning=warning))
 
     def table(self, node: Node, table: Table, *, also: Iterable[str] = ()) -> Record | None:
-        """Check *node* against *table*; ``None`` if it is not a table at all.
+        """Check *node* against *table*; ``None`` if it is not a table.
 
-        Keys in *also* are known besides, and another owner's business.
+        Keys in *also* are allowed too; the caller checks their values.
         """
         self._overridden(node, lambda older: self.table(older, table, also=also))
         values = node.table()
         if values is None:
-            self.add(node.place, f"must be a table, not {type_word(node.value)}")
+            self.add(node.place, f"the value must be a table, not {type_word(node.value)}")
             self.lost = True
             return None
         known = [*table.names(), *also]
@@ -76,7 +76,7 @@ class Reading:
             if setting is not None:
                 self._setting(setting, child, record)
             elif key not in known:
-                # Comparing words takes time, and nobody reads the thousandth hint.
+                # The comparison of words is slow, so it is limited.
                 hinted = len(self.problems) < _HINTED
                 hint = self._hint(key, known) if hinted else ""
                 self.add(child.place, f"unknown key `{key}`", hint)
@@ -105,11 +105,11 @@ class Reading:
         if setting.required and setting.name not in written:
             record.broken.add(setting.name)
             if setting.name in record.meant:
-                return  # one mistake, not two
-            self.add(record.place, f"`{setting.name}` is missing", f"it is {setting.help}")
+                return  # the unknown key is the only error
+            self.add(record.place, f"`{setting.name}` is missing", f"set it: {setting.help}")
 
     def _value(self, setting: Setting, node: Node) -> object:
-        """The checked value, or ``None`` after noting the fault in it."""
+        """The checked value; ``None`` after an error, which is noted."""
         kind = setting.kind
         if isinstance(kind, Table):
             return self.table(node, kind)
@@ -131,33 +131,34 @@ class Reading:
             return None
 
     def listed(self, node: Node) -> list[Node]:
-        """The items of a list of tables; noted if it is none."""
+        """The items of a list of tables; empty after an error, which is noted."""
         self._overridden(node, self.listed)
         items = node.items()
         if items is None:
             hint = f"write [[{node.place.key}]]" if node.table() is not None else ""
-            self.add(node.place, f"must be a list, not {type_word(node.value)}", hint)
+            self.add(node.place, f"the value must be a list, not {type_word(node.value)}", hint)
             self.lost = True
             return []
         return items
 
     def short(self, node: Node, listed: Listed) -> Record | None:
-        """An item of a list: its table, or the plain value that is short for one."""
+        """An item of a list: a table, or the plain value that is short for a table."""
         if node.table() is None:
             if isinstance(node.value, list) or not listed.short:
-                hint = f"or a table with `{listed.short}`" if listed.short else ""
-                self.add(node.place, f"must be a string, not {type_word(node.value)}", hint)
+                hint = f"a table with `{listed.short}` is allowed too" if listed.short else ""
+                reason = f"the value must be a string, not {type_word(node.value)}"
+                self.add(node.place, reason, hint)
                 self.lost = True
                 return None
             node = Node({listed.short: Node(node.value, node.place)}, node.place)
         return self.table(node, listed.table)
 
     def _named(self, node: Node, kind: Named) -> dict[str, Record]:
-        """The records by their checked names; one name written in two ways is one."""
+        """The records by checked names; two spellings of one name are merged."""
         self._overridden(node, lambda older: self._named(older, kind))
         values = node.table()
         if values is None:
-            self.add(node.place, f"must be a table, not {type_word(node.value)}")
+            self.add(node.place, f"the value must be a table, not {type_word(node.value)}")
             self.lost = True
             return {}
         merged: dict[str, Node] = {}
@@ -177,7 +178,7 @@ class Reading:
             return None
 
     def _overridden(self, node: Node, check: Any) -> None:
-        """Values that another file replaced must have been right, too."""
+        """Check values that another file has replaced; they must be valid too."""
         for older in node.overridden:
             lost = self.lost
             check(older)
@@ -185,7 +186,7 @@ class Reading:
 
 
 def plain(node: Node) -> object:
-    """The value without its places."""
+    """The value without places."""
     if (items := node.items()) is not None:
         return [plain(item) for item in items]
     if (table := node.table()) is not None:

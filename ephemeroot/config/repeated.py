@@ -1,5 +1,5 @@
-"""One path declared in two files that say the same, as when a path that ``adopt`` has declared is
-written into the main file: one declaration counts, the other can go.
+"""Paths with the same declaration in two files, for example after ``adopt`` in its drop-in and in
+the main file: one declaration takes effect, the other is superfluous.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _BINDING = frozenset({"hide-mounts", "allow-trash", "mount-options"})
 
 
 def merge(declared: Iterable[Declared], problems: list[Problem]) -> list[Declared]:
-    """*declared* without what another file says as well, each with a warning. Two declarations that
-    contradict each other, or are in one file, both stay: ``Claims`` refuses them.
+    """*declared* without superfluous declarations; each of them is a warning. Two declarations that
+    contradict each other, or are in one file, are kept: ``Claims`` refuses them.
     """
     found: list[Declared] = []
     first: dict[str, int] = {}
@@ -24,22 +24,22 @@ def merge(declared: Iterable[Declared], problems: list[Problem]) -> list[Declare
         other = found[at] if at < len(found) else None
         if other is None or other.place.file == entry.place.file:
             found.append(entry)
-        elif _says_no_more(entry, other):
-            problems.append(_spare(entry, other))
-        elif _says_no_more(other, entry):
+        elif _is_superfluous(entry, other):
+            problems.append(_warning(entry, other))
+        elif _is_superfluous(other, entry):
             found[at] = entry
-            problems.append(_spare(other, entry))
+            problems.append(_warning(other, entry))
         else:
             found.append(entry)
     return found
 
 
-def _says_no_more(spare: Declared, other: Declared) -> bool:
-    """Whether all that *spare* says of the path is what *other* says, who may say more."""
+def _is_superfluous(spare: Declared, other: Declared) -> bool:
+    """Whether *other* has all keys of *spare* with the same values; it may have more."""
     if (spare.is_directory, spare.store) != (other.is_directory, other.store):
         return False
     if not spare.given & _OWNER and not other.given & _OWNER and spare.owner != other.owner:
-        return False  # a user's directory here, root's there
+        return False  # one belongs to a user, the other to root
     if (
         not spare.given & _BINDING
         and not other.given & _BINDING
@@ -61,10 +61,10 @@ def _value(key: str, entry: Declared) -> object:
     return getattr(entry.options, key.replace("-", "_"))
 
 
-def _spare(spare: Declared, other: Declared) -> Problem:
+def _warning(spare: Declared, other: Declared) -> Problem:
     return Problem.at(
         spare.place,
-        f"{spare.shown} is declared twice: {other.place} says the same",
-        "remove this line",
+        f"{spare.shown} is declared twice, with the same values",
+        f"remove this entry or the other one ({other.place})",
         warning=True,
     )

@@ -1,4 +1,4 @@
-"""Which files programs replace by rename: the table in ``replaced.toml``."""
+"""Files that programs replace by rename, from the table in ``replaced.toml``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _TABLE = os.path.join(os.path.dirname(__file__), "replaced.toml")
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """One entry of the table: ``paths`` are patterns, ``by`` is what replaces such a file and
-    ``source`` where its code does. ``checked``: another method than a copy is worth a warning.
+    """One entry of the table: ``paths`` are patterns, ``by`` is the program that replaces files,
+    ``source`` the place in its code. With ``checked``, another method than copy is a warning.
     """
 
     paths: tuple[str, ...]
@@ -27,7 +27,7 @@ class Replaced:
 
 @cache
 def table() -> tuple[Replaced, ...]:
-    """All entries, in the order in which they are asked."""
+    """All entries; the first that matches takes effect."""
     import tomllib
 
     with open(_TABLE, "rb") as file:
@@ -38,8 +38,8 @@ def table() -> tuple[Replaced, ...]:
 
 
 def find(path: str) -> Replaced | None:
-    """The first entry with a pattern that *path*, of a file or a link, matches."""
-    names, patterns = _asked()
+    """The first entry that matches *path*, which is a file or a link."""
+    names, patterns = _index()
     first = names.get(path)
     for number, beginning, pattern in patterns:
         if first is not None and number > first:
@@ -55,9 +55,9 @@ def method(path: str) -> str:
 
 
 @cache
-def _asked() -> tuple[dict[str, int], list[tuple[int, str, str]]]:
-    """The numbers of the entries: by path, and in their order with the beginning of each pattern
-    that is not a path, which nearly no path has.
+def _index() -> tuple[dict[str, int], list[tuple[int, str, str]]]:
+    """The numbers of the entries: by path, and in their order with the literal prefix of each glob
+    pattern, by which most patterns can be skipped.
     """
     names: dict[str, int] = {}
     patterns = []

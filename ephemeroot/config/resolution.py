@@ -1,7 +1,7 @@
-"""Where a declared path is: symbolic links on the way are resolved inside the root.
+"""The resolution of symbolic links in declared paths, inside the root.
 
-Declarations are ordered, compared and refused by the path that this gives; ``/srv/www`` with
-``/srv`` a link to ``data/srv`` and ``/data/srv/www`` are the same.
+Declarations are ordered, compared and checked by the resolved path: if ``/srv`` is a link to
+``data/srv``, then ``/srv/www`` and ``/data/srv/www`` are the same.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ephemeroot.machine.dynamic_users import DynamicDirectory
 
 T = TypeVar("T")
 
-_LINKS = 40  # the kernel's own limit, MAXSYMLINKS
+_LINKS = 40  # the limit of the kernel, MAXSYMLINKS
 
 STATES = ("/var/lib/", "/var/cache/", "/var/log/")
-"""Where systemd keeps a service's directories; those of DynamicUser= are in ``private`` there, and
-have a link beside it (systemd.exec(5)).
+"""The parents of the directories of services. A directory of a service with DynamicUser= is in
+``private`` there, with a link to it (systemd.exec(5)).
 """
 
 
-class Held:
-    """Keeps the last directory open: paths that are declared together have the same parent."""
+class DirectoryCache:
+    """Keeps the last directory open: consecutive declarations often have the same parent."""
 
     def __init__(self) -> None:
         self._key: object = None
@@ -38,9 +38,9 @@ class Held:
         self._error = 0
 
     def get(self, key: object, opened: Callable[[], int]) -> int:
-        """The directory of *key*, which *opened* opens if it is not the last one.
+        """The open directory of *key*; *opened* opens it if it is not the last one.
 
-        Raises ``OSError`` where *opened* does, or did for this *key*.
+        Raises ``OSError`` if *opened* does so, or did so for the same *key*.
         """
         if key != self._key:
             self.close()
@@ -64,11 +64,11 @@ class Held:
 
 
 class Roots:
-    """The live root, which is the directory *live* here, and the root that the next boot makes.
+    """The live root in the directory *live*, and the root that the next boot makes.
 
-    The latter begins as the open directory *base*, if that is given. ``kept`` has its volumes and
-    declared directories, and for each a directory of the live root with the same content. Without
-    *base* the next root is taken to be as the live one.
+    The next root begins as a copy of the open directory *base*. ``kept`` has its volumes and
+    declared directories, each with a directory of the live root that has the same content. Without
+    *base*, the next root is assumed to be like the live one.
     """
 
     def __init__(
@@ -83,16 +83,17 @@ class Roots:
         self.stores = stores
         self.kept = {path: path for path in kept}
         self._targets: dict[tuple[str, bool, int], str | None] = {}
-        # Directories that no link leads to: many declared paths have the same parent.
+        # Directories without links in their paths: many declared paths have the same parent.
         self._straight: set[tuple[str, bool, int]] = set()
-        self._last = Held()
+        self._last = DirectoryCache()
 
     def resolve(self, path: str, *, follow_last: bool, live: bool = False) -> str:
-        """*path* without symbolic links in the next root, or in the *live* one; what is missing
-        stays as written.
+        """*path* with symbolic links resolved in the next root, or in the *live* root. Missing
+        components stay unchanged.
 
-        Only links are followed that root made where only root can make them, as at boot, and none
-        into a store: a boot has made that. *follow_last*: a link at *path* itself is followed.
+        As at boot, a link is followed only if root owns it and its directory, and not if it leads
+        into a store: a boot has made such a link. With *follow_last*, a link at *path* itself is
+        followed too.
         """
         head, _, name = path.rpartition("/")
         straight = (head, live, len(self.kept))
@@ -122,18 +123,18 @@ class Roots:
         return self._private(found, live=live) if follow_last else found
 
     def kind(self, path: str, *, live: bool = False) -> int:
-        """The type of the next root's *path* itself (``stat.S_IFREG``, …), or of the *live* root's;
-        0 if it is missing or cannot be seen.
+        """The type of *path* in the next root, or in the *live* root (``stat.S_IFREG``, …); 0 if it
+        is missing or cannot be read. A link is not followed.
         """
         return self._ask(path, tree.kind_of, live=live) or 0
 
     def link(self, path: str, *, live: bool = False) -> str:
-        """What the symbolic link *path* says; empty if it is not one."""
+        """The target of the symbolic link *path*; empty if it is not a link."""
         return self._ask(path, _read_link, live=live) or ""
 
     def _ask(self, path: str, question: Callable[[int, str], T], *, live: bool) -> T | None:
-        """The answer to *question* for the open directory and the name of *path*; ``None`` if it
-        cannot be seen.
+        """The result of *question* for the open directory and the name of *path*; ``None`` if it
+        fails.
         """
         directory, _, name = path.rpartition("/")
         key = (directory, live, self.base, len(self.kept))
@@ -151,8 +152,8 @@ class Roots:
         return os.open(files.show(self.live, shown), tree.DIRECTORY | os.O_CLOEXEC)
 
     def _kept(self, directory: str) -> str | None:
-        """Where the live root has the content of the next root's *directory*, unless the base has
-        it.
+        """The path in the live root with the content that *directory* has in the next root;
+        ``None`` if the base has the content.
         """
         for path in (directory, *reversed(clean.parents(directory))):
             if path in self.kept:
@@ -160,7 +161,7 @@ class Roots:
         return None
 
     def _known_target(self, above: list[str], name: str, *, live: bool) -> str | None:
-        """``_target``, asked once: many declared paths have the same parents."""
+        """``_target`` with a cache: many declared paths have the same parents."""
         key = ("/".join((*above, name)), live, len(self.kept))
         if key not in self._targets:
             self._targets[key] = self._target(above, name, live=live)
@@ -174,9 +175,8 @@ class Roots:
         return target
 
     def _private(self, path: str, *, live: bool) -> str:
-        """Where the state of a service with DynamicUser= is, also before it has made its link.
-
-        The service makes both: the base need not have them, nor the live root before it has run.
+        """The private directory of a service with DynamicUser=, also if its link is missing:
+        systemd makes both at the first start of the service.
         """
         if not path.startswith(STATES) or self.kind(path, live=live):
             return path

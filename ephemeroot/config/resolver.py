@@ -1,4 +1,4 @@
-"""Declared paths looked up: places without links, numbers of users and groups, homes."""
+"""The look-up of declared paths: resolved links, ids of users and groups, homes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from ephemeroot.config import sources
 from ephemeroot.config.declared import OURS, WELL_KNOWN, Declared, Home, Owner, Wanted
 from ephemeroot.config.model import Configuration, Entry, Origin, StoreEntry, UserEntry
-from ephemeroot.config.resolution import Held, Roots
+from ephemeroot.config.resolution import DirectoryCache, Roots
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Mistake, Place, Problem
 from ephemeroot.config.syntax.settings import Binding, DirectoryOptions, Options, Permissions
@@ -22,20 +22,20 @@ from ephemeroot.machine.facts import Machine
 _PEOPLE = range(1000, 60000)
 """User numbers of people (login.defs(5), UID_MIN and UID_MAX)."""
 
-_WHERE = "it must be in /etc/passwd or /etc/group of this machine's root"
+_WHERE = "add it to /etc/passwd or /etc/group of this machine's root"
 
 _PRIVATE = frozenset((
     ".ssh", ".gnupg", ".pki", ".password-store", ".aws", ".kube",
     ".local/share/keyrings", ".local/share/kwalletd",
 ))  # fmt: skip
-"""Directories in a home that their programs make 0700: files in them are private by that alone."""
+"""Directories in a home that their programs create with mode 0700, to protect the files in them."""
 _PRIVATE_ENDS = tuple(f"/{name}" for name in _PRIVATE)
 
 
 class Resolver:
-    """Resolves one configuration against one machine, noting mistakes in ``problems``.
+    """Resolves one configuration on one machine; errors go to ``problems``.
 
-    Paths are resolved in *roots*, by default in the live root alone.
+    Paths are resolved in *roots*, by default only in the live root.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Resolver:
         problems: list[Problem],
         roots: Roots | None = None,
     ) -> None:
-        self._top = Held()
+        self._top = DirectoryCache()
         self.config = config
         self.machine = machine
         self.accounts = machine.accounts
@@ -75,7 +75,7 @@ class Resolver:
         self._keep_ours()
 
     def _user(self, entry: UserEntry) -> User | None:
-        """The user with the home that counts, noted among the homes."""
+        """The user with the configured home, which is added to ``homes``."""
         user = self.accounts.user(entry.name)
         if user is None:
             hint = clean.close(entry.name, self._people()) or _WHERE
@@ -86,24 +86,28 @@ class Resolver:
         try:
             home = clean.absolute(user.home)
         except Mistake as mistake:
-            self._add(entry.origin.place, f"the home of {user.name}: {mistake.reason}", "set home")
+            reason = f"cannot use the home of {user.name}: {mistake.reason}"
+            self._add(entry.origin.place, reason, "set home")
             return None
         if home == "/":
-            self._add(entry.origin.place, f"the home of {user.name} is /", "set home")
+            reason = f"cannot use the home of {user.name}: it is /"
+            self._add(entry.origin.place, reason, "set home")
             return None
         place = self._resolve(home)
         self.homes[place] = Home(place, user.uid, user.gid)
         return replace(user, home=home)
 
     def _resolve(self, path: str, *, follow_last: bool = True, live: bool = False) -> str:
-        """Where *path* is in the next root; as written for another machine, which has its own."""
+        """*path* resolved in the next root; unchanged for another machine, whose links are not
+        known.
+        """
         if self.machine.another:
             return path
         return self.roots.resolve(path, follow_last=follow_last, live=live)
 
     def _keep(self) -> None:
-        """Tell ``roots`` what the next root has in declared directories: the store's content, or
-        what is seeded from the live root.
+        """Set ``roots.kept``: the content of declared directories in the next root is from a store,
+        or is seeded from the live root.
         """
         if self.machine.another or self.roots.base is None:
             return
@@ -115,7 +119,7 @@ class Resolver:
         ]
         found.sort(key=lambda pair: clean.components(pair[1].path))
         before = -1
-        while before != len(self.roots.kept):  # a link may lead into the paths declared further on
+        while before != len(self.roots.kept):  # a link may lead into a path that is declared later
             before = len(self.roots.kept)
             for store, entry in found:
                 path = self._resolve(entry.path, follow_last=entry.options.method != "symlink")
@@ -124,7 +128,7 @@ class Resolver:
                     self.roots.kept.setdefault(path, content)
 
     def _content(self, store: str, entry: Entry, path: str) -> str:
-        """The directory that has what the next root has at *path*; empty if that is the base's."""
+        """The directory with the content of *path* in the next root; empty if the base has it."""
         if entry.options.method == "overlay":  # the base is below it
             return path if os.path.ismount(self.machine.show(path)) else ""
         for name in (entry.path, path):
@@ -134,19 +138,19 @@ class Resolver:
         return path if seeded else ""
 
     def _source(self, store: str, entry: Entry, written: str, live: str, place: str) -> str:
-        """Where the store has it. It may have it from a time when links were not resolved, or led
-        elsewhere: the applied plan knows.
+        """The path in the store. An existing one is kept, even if links led elsewhere when it was
+        made: the applied plan has it.
         """
         used = self.applied.get((store, place)) or self.applied.get((store, live))
         for older in (used, written[1:], live[1:]):
             if older and self._has(self.machine.show(store), older):
                 return older
         if used and entry.options.method == "copy" and os.path.lexists(self.machine.show(live)):
-            return used  # where it is copied back to
+            return used  # the file is copied back to this path
         return place[1:]
 
     def _has(self, store: str, path: str) -> bool:
-        """Whether the directory *store* has *path*, as the boot looks for it: through no link."""
+        """Whether the directory *store* has *path*, without following links, as at boot."""
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             top = self._top.get(store, lambda: os.open(store, flags))
@@ -168,7 +172,7 @@ class Resolver:
         self._entry(store, entry, entry.path, default, store.binding)
 
     def _is_private(self, place: str) -> bool:
-        """Whether *place* is a directory of a home that only its user may enter."""
+        """Whether *place* is a directory of a home that only the user may enter."""
         ends = [end for end in _PRIVATE_ENDS if place.endswith(end)]
         return any(place.removesuffix(end) in self.homes for end in ends)
 
@@ -181,7 +185,7 @@ class Resolver:
     ) -> None:
         wanted = self._numbers(entry.options, entry.origin)
         parent = self._numbers(entry.options.parent_directory, entry.parent_origin)
-        # An overlay's upper directory takes after the base's, unless something was asked for.
+        # The upper directory of an overlay has the attributes of the base's directory by default.
         if entry.is_directory and entry.options.method != "overlay":
             full = wanted.over(default)
             wanted = Wanted(full.user, full.group, full.mode)
@@ -205,12 +209,13 @@ class Resolver:
         try:
             clean.require_length(declared.in_store)
         except Mistake as mistake:
-            self._add(declared.place, f"in the store, {mistake.reason}", "use a shorter path")
+            reason = f"cannot store it in {where}: {mistake.reason}"
+            self._add(declared.place, reason, "use a shorter path")
             return
         self.declared.append(declared)
 
     def _store(self, store: StoreEntry, entry: Entry, *, quiet: bool = False) -> str:
-        """The store's path, or that of the one that the entry asks for."""
+        """The path of the store, or of the other store in the entry."""
         wanted = entry.options.store
         if wanted is None:
             return store.path
@@ -223,12 +228,12 @@ class Resolver:
         if wanted in self.config.disabled:
             self._add(place, f"the store {wanted} is not enabled", "remove its enable = false")
         elif self.config.complete:
-            hint = f'declare it: [persistence."{wanted}"]'
+            hint = f'declare [persistence."{wanted}"], or name a declared store'
             self._add(place, f"{wanted} is not a declared store", hint)
         return store.path
 
     def _numbers(self, wanted: Permissions | Options, origin: Origin) -> Wanted:
-        """*wanted* with numbers for names."""
+        """*wanted* with ids instead of names."""
         user = group = None
         if wanted.user is not None:
             user = self.accounts.uid(wanted.user)
@@ -243,7 +248,7 @@ class Resolver:
         return Wanted(user, group, wanted.mode)
 
     def _keep_ours(self) -> None:
-        """Our own configuration goes into the first store, unless something covers it."""
+        """Make /etc/ephemeroot persistent in the first store, unless it is declared."""
         covered = any(clean.is_below(OURS, d.path) for d in self.declared if d.is_directory)
         if covered or not self.config.stores:
             return
@@ -269,7 +274,7 @@ class Resolver:
 
 
 def _applied(machine: Machine) -> dict[tuple[str, str], str]:
-    """Where stores have declared paths by the applied plan, as far as it can be read."""
+    """The paths in the stores by the applied plan; empty if it cannot be read."""
     try:
         plan = plans.load(machine.show(sources.PLAN))
     except Damaged:

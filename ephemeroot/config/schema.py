@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration, for editors, from the same table that the reader uses."""
+"""The JSON Schema of the configuration, for editors, from the settings that the reader uses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def schema() -> Schema:
     properties = dict(_properties(top))
     properties["root"] = _root()
     properties["match"] = {
-        **_table(MATCH), "description": "only in drop-ins: the machines that the file is for"
+        **_table(MATCH), "description": "only in drop-ins: the machines for which the file is read"
     }  # fmt: skip
     properties["volumes"] = {**_object(properties["volumes"]), "items": _volume()}
     return {"$schema": DRAFT, "title": "Ephemeroot's configuration", **top,
@@ -25,13 +25,13 @@ def schema() -> Schema:
 
 def _root() -> Schema:
     root = _table(ROOT)
-    # Drop-ins may each hold a part of it, so nothing is required of one file.
+    # Each drop-in may have a part of it, so no key is required in one file.
     root.pop("required", None)
     properties = dict(_properties(root))
     for plugin in _installed():
         table = _table(plugin.root_table())
         properties[plugin.name] = {**table, "description": f"settings of the wiper {plugin.name}"}
-    return {**root, "properties": properties, "description": "how the root is made fresh"}
+    return {**root, "properties": properties, "description": "how the root is wiped"}
 
 
 def _volume() -> Schema:
@@ -55,7 +55,7 @@ def _installed() -> list[plugins.Plugin]:
         try:
             found.append(plugins.find(name))
         except Mistake:
-            continue  # `check` complains about it as soon as it is used
+            continue  # `check` reports it if it is used
     return found
 
 

@@ -1,8 +1,8 @@
-"""Which files make up the configuration, and their content.
+"""The files of the configuration, and their content.
 
-The main file, then drop-ins: of all files ``conf.d/*.toml`` below /usr/lib/ephemeroot
-and /etc/ephemeroot, by name; one in /etc replaces the one of the same name in /usr/lib,
-and an empty file or a link to /dev/null only masks it (systemd.unit(5), sysusers.d(5)).
+The main file is read first, then the drop-ins ``conf.d/*.toml`` of /usr/lib/ephemeroot and
+/etc/ephemeroot, sorted by name. A drop-in in /etc replaces one of the same name in /usr/lib; an
+empty file or a link to /dev/null masks it (systemd.unit(5), sysusers.d(5)).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ephemeroot.machine.files import File
 
 MAIN = "/etc/ephemeroot/ephemeroot.toml"
 PLAN = "/etc/ephemeroot/plan.json"
-"""The applied plan, which ``apply`` writes: what the boot follows."""
+"""The applied plan, which ``apply`` writes and the boot follows."""
 
 DROP_INS = ("/usr/lib/ephemeroot/conf.d", "/etc/ephemeroot/conf.d")
 
 
 def find(root: str, main: str | None = None) -> list[File]:
-    """The files of the machine whose root directory is *root*, in the order they count.
+    """The files of the machine whose root directory is *root*, in the order of precedence.
 
-    With *main*, only that file, whatever *root* has. Raises ``Misconfigured`` if there
-    is not the main file, for drop-ins alone are not configuration.
+    With *main*, only that file. Raises ``Misconfigured`` if the main file is missing: drop-ins
+    alone are not a configuration.
     """
     if main is not None:
         return [_read_given(main)]
@@ -35,8 +35,8 @@ def find(root: str, main: str | None = None) -> list[File]:
     shown = files.show(root, MAIN)
     if content is None:
         raise Misconfigured(
-            f"there is no configuration: {shown} does not exist", "write it, or name a file "
-            "with --config"
+            f"cannot read the configuration: {shown} does not exist",
+            "run 'ephemeroot init' for a proposal, or name a file with --config",
         )  # fmt: skip
     found: dict[str, File] = {}
     for directory in DROP_INS:
@@ -44,7 +44,8 @@ def find(root: str, main: str | None = None) -> list[File]:
             names = _names(root, directory)
         except OSError as error:
             unread = files.unreadable(files.show(root, directory), error)
-            hint = "make it a directory" if isinstance(error, NotADirectoryError) else unread.hint
+            is_file = isinstance(error, NotADirectoryError)
+            hint = "replace it with a directory" if is_file else unread.hint
             found[directory] = replace(unread, drop_in=True, hint=hint)
             continue
         for name in names:
@@ -54,7 +55,7 @@ def find(root: str, main: str | None = None) -> list[File]:
             if source is None:
                 source = File(
                     files.show(root, path),
-                    error="it is a dangling link",
+                    error="it is a link to a missing file",
                     hint="remove the link",
                 )
             if source.error or source.content:
@@ -63,7 +64,7 @@ def find(root: str, main: str | None = None) -> list[File]:
 
 
 def drafted(found: list[File], drafts: Mapping[str, bytes]) -> list[File]:
-    """*found* with the content of *drafts*, by path; one that does not exist yet is a drop-in."""
+    """*found* with the content of *drafts*, by path; a draft of a new file is a drop-in."""
     known = {source.path for source in found}
     main, *drop_ins = [
         replace(one, content=drafts[one.path], error="") if one.path in drafts else one
@@ -79,11 +80,16 @@ def _read_given(path: str) -> File:
     try:
         return File(path, documents.read(path, files.LARGEST))
     except (FileNotFoundError, NotADirectoryError):
-        raise Misconfigured(f"there is no configuration: {path} does not exist") from None
+        raise Misconfigured(
+            f"cannot read the configuration: {path} does not exist",
+            "name an existing file with --config",
+        ) from None
     except OSError as error:
         return files.unreadable(path, error)
     except ValueError:  # a NUL in the path
-        raise Misconfigured(f"{path!r} is not a path") from None
+        raise Misconfigured(
+            f"{path!r} is not a path", "name an existing file with --config"
+        ) from None
 
 
 def _names(root: str, path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Volumes: from ``[[volumes]]`` and from the lines of /etc/fstab, one list, parents first."""
+"""Volumes from ``[[volumes]]`` and from /etc/fstab in one list, parents first."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ephemeroot.machine.facts import Machine
 from ephemeroot.machine.fstab import FstabLine, option
 
 PRIVATE = "/run/ephemeroot/volumes"
-"""Below it every volume is mounted in the initramfs, named by ``units.escape_path``."""
+"""The folder of the private mounts of volumes in the initramfs, named by ``units.escape_path``."""
 
 KERNELS_OWN = ("/proc", "/sys", "/dev", "/run")
-"""Mounted by whoever boots; their content never persists."""
+"""Every boot mounts a new filesystem there; the content never persists."""
 
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs")
 _UNSUPPORTED = ("ceph", "glusterfs", "afs", "davfs", "lustre", "ocfs2", "gfs2")
 _NAMED = ("zfs", "bcachefs")
 _ALSO_MOUNTED = {"ext4": ("ext2", "ext3"), "ext3": ("ext2",), "msdos": ("vfat",)}
 _TIMEOUT = "x-systemd.device-timeout"
-_DEFAULT_TIMEOUT = 90  # systemd's own
+_DEFAULT_TIMEOUT = 90  # the default of systemd, in seconds
 
 
 def resolve(config: Configuration, machine: Machine, problems: list[Problem]) -> list[Volume]:
-    """All volumes, parents before any mount inside them; mistakes go to *problems*."""
+    """All volumes, parents before mounts inside them; errors go to *problems*."""
     found: dict[str, Volume] = {}
     lines = [line for line in machine.fstab if line.mount_point != "/"]
     for line in lines:
@@ -49,7 +49,7 @@ def resolve(config: Configuration, machine: Machine, problems: list[Problem]) ->
         if earlier is not None:
             _compare(volume, earlier, problems)
         found[entry.mount_point] = volume
-        _require_mounted_by_somebody(volume, earlier, problems)
+        _require_mount(volume, earlier, problems)
     volumes = [found[point] for point in sorted(found, key=clean.components)]
     for volume in volumes:
         _check(volume, problems)
@@ -58,13 +58,15 @@ def resolve(config: Configuration, machine: Machine, problems: list[Problem]) ->
 
 
 def covering(path: str, volumes: Iterable[Volume]) -> Volume | None:
-    """The volume that *path* is on, ``None`` if that is the root."""
+    """The volume that contains *path*; ``None`` if it is on the root."""
     above = [v for v in volumes if clean.is_below(path, v.mount_point)]
     return max(above, key=lambda volume: len(clean.components(volume.mount_point)), default=None)
 
 
 def begins_empty(path: str, volumes: Iterable[Volume], root: Wiping | None) -> bool:
-    """Whether the next boot has nothing of the base at *path*, whose *root* is made fresh so."""
+    """Whether *path* is on a filesystem that is empty after the next boot; *root* is the wipe of
+    the root.
+    """
     volume = covering(path, volumes)
     if volume is not None and volume.wipe is None:
         return volume.is_volatile
@@ -75,7 +77,7 @@ def begins_empty(path: str, volumes: Iterable[Volume], root: Wiping | None) -> b
 
 
 def same_device(first: str, second: str) -> bool:
-    """Whether two device names mean the same filesystem, as far as can be known here."""
+    """Whether two device names are the same filesystem; false if that cannot be found out here."""
     if _normal(first) == _normal(second):
         return True
     try:
@@ -85,7 +87,7 @@ def same_device(first: str, second: str) -> bool:
         uuid = devices.btrfs_uuid(paths[0])
         return uuid is not None and uuid == devices.btrfs_uuid(paths[1])
     except (OSError, ValueError):
-        return False  # one of them is not on this machine, or not ours to read
+        return False  # one of them is not on this machine, or this user may not read it
 
 
 def _normal(device: str) -> str:
@@ -110,7 +112,7 @@ def _from_line(line: FstabLine, machine: Machine) -> Volume:
 
 
 def _for_kernel(options: Iterable[str]) -> tuple[str, ...]:
-    """Without what mount(8) and systemd keep to themselves, but for what the boot does itself."""
+    """The options without those for mount(8) and systemd only; the boot itself handles the rest."""
     return tuple(
         o
         for o in options
@@ -130,51 +132,52 @@ def _check_timeout(line: FstabLine, place: Place, problems: list[Problem]) -> No
         problems.append(
             Problem.at(
                 place,
-                f"{_TIMEOUT}={value} is not a time: the boot waits {_DEFAULT_TIMEOUT} seconds, as "
-                "systemd does",
-                'write a time such as "90s" or "2min"; 0 waits without end',
+                f"{_TIMEOUT}={value} is not a time: the boot uses systemd's default of "
+                f"{_DEFAULT_TIMEOUT} seconds",
+                'write a time such as "90s" or "2min"; 0 waits without limit',
                 warning=True,
             )
         )
 
 
 def _twice(volume: Volume, earlier: Volume, problems: list[Problem]) -> None:
-    reason = f"{volume.mount_point} is mounted by {earlier.place} already"
-    problems.append(Problem.at(volume.place, reason, "keep one of the two"))
+    reason = f"{volume.mount_point} is declared twice"
+    hint = f"remove this entry or the other one ({earlier.place})"
+    problems.append(Problem.at(volume.place, reason, hint))
 
 
 def _compare(volume: Volume, earlier: Volume, problems: list[Problem]) -> None:
-    """Two declarations of one mount point: *volume* in the configuration, *earlier* anywhere."""
+    """Compare two declarations of one mount point: *volume* from the configuration with *earlier*
+    from the configuration or fstab.
+    """
     if earlier.line is None or (volume.needed_for_boot and earlier.needed_for_boot):
         _twice(volume, earlier, problems)
     elif volume.device and not same_device(volume.device, earlier.device):
         problems.append(
             Problem.at(
                 volume.place,
-                f"{volume.mount_point} is {volume.device} here, but {earlier.device} in "
-                f"{earlier.place}",
-                "make both the same, or remove the line",
+                f"the device of {volume.mount_point} is {volume.device} here, but "
+                f"{earlier.device} in {earlier.place}",
+                "set the same device in both, or remove one of them",
             )
         )
 
 
-def _require_mounted_by_somebody(
-    volume: Volume, earlier: Volume | None, problems: list[Problem]
-) -> None:
+def _require_mount(volume: Volume, earlier: Volume | None, problems: list[Problem]) -> None:
     if not volume.needed_for_boot and earlier is None:
         problems.append(
             Problem.at(
                 volume.place,
-                f"nothing mounts {volume.mount_point}: it is not needed for boot and /etc/fstab "
+                f"{volume.mount_point} is never mounted: it is not needed for boot, and /etc/fstab "
                 "has no line for it",
-                "add the line, or set needed-for-boot = true",
+                "add a line to /etc/fstab, or set needed-for-boot = true",
                 warning=True,
             )
         )
 
 
 def _check(volume: Volume, problems: list[Problem]) -> None:
-    """The fault in one volume that the initramfs is to mount."""
+    """Check one volume that the initramfs mounts."""
     if volume.line is None and volume.wipe is not None:
         _check_wipe(volume, volume.wipe, problems)
     if not volume.needed_for_boot:
@@ -188,22 +191,24 @@ def _check(volume: Volume, problems: list[Problem]) -> None:
 
 
 def _warn_of_duplicates(volume: Volume, problems: list[Problem]) -> None:
-    """A snapshot may be gone by the next boot; if it is not, the boot refuses the name."""
+    """Warn about a device name that matches several devices, for example a volume and its snapshot:
+    the boot refuses it if all of them still exist.
+    """
     several = duplicates.of(volume.device)
     if several:
         problems.append(
             Problem.at(
                 volume.place,
-                f"the device {volume.device} of {volume.mount_point} matches several "
-                f"devices: {amounts.listed(several)}; a boot that finds several of them refuses it",
-                "take the copies away, or name the device by a unique path",
+                f"the boot would refuse {volume.mount_point}: its device {volume.device} matches "
+                f"several: {amounts.listed(several)}",
+                "remove the copies, or name the device by a unique path",
                 warning=True,
             )
         )
 
 
 def _check_content(volume: Volume, machine: Machine, problems: list[Problem]) -> None:
-    """The type must be that of the filesystem, as far as that can be seen from here."""
+    """Compare the declared type with that of the filesystem, if it can be read."""
     if volume.needed_for_boot and volume.type == "zfs" and machine.live:
         from ephemeroot.config import datasets
 
@@ -215,7 +220,7 @@ def _check_content(volume: Volume, machine: Machine, problems: list[Problem]) ->
         return
     by_name = volume.device.startswith(("UUID=", "/dev/disk/by-uuid/"))
     if not machine.live and not by_name:
-        return  # another machine's device of that name
+        return  # a device of that name is on another machine
     try:
         found = devices.filesystem_type(devices.link(volume.device))
     except (OSError, ValueError):
@@ -224,8 +229,7 @@ def _check_content(volume: Volume, machine: Machine, problems: list[Problem]) ->
         problems.append(
             Problem.at(
                 volume.place,
-                f"{volume.device} has the type {found}, but {volume.type} is declared for "
-                f"{volume.mount_point}: it cannot be mounted",
+                f"cannot mount {volume.mount_point} as {volume.type}: {volume.device} is {found}",
                 f'set type = "{found}"',
             )
         )
@@ -241,31 +245,38 @@ def _check_point(volume: Volume) -> None:
     if point == "/":
         raise Mistake("the root is not a volume", "configure the root in [root]")
     if any(clean.is_below(point, place) for place in KERNELS_OWN):
-        raise Mistake(f"{point} is in a place that every boot mounts again")
+        raise Mistake(
+            f"{point} cannot be a volume: every boot mounts a new filesystem there",
+            "choose another mount point",
+        )
     if len(units.mount_unit(f"{PRIVATE}/{volume.name}")) > units.LONGEST:
-        raise Mistake(f"the mount point {point[:20]}… is too long for the name of a mount unit")
+        raise Mistake(
+            f"the mount point {point[:20]}… is too long for the name of a mount unit",
+            "choose a shorter mount point",
+        )
 
 
 def _check_type(volume: Volume) -> None:
     if "bind" in volume.options or "rbind" in volume.options or volume.type == "none":
         raise Mistake(
             f"{volume.mount_point} is a bind mount, not a volume",
-            "declare the directory below [persistence] instead",
+            "declare the directory in [persistence] instead",
         )
     if _needs_programs(volume.type):
         raise Mistake(
-            f"a {volume.type} cannot be mounted in the initramfs: it needs a running daemon",
+            f"cannot mount {volume.mount_point} in the initramfs: {volume.type} needs a running "
+            "daemon",
             "use nfs4, cifs, 9p or virtiofs, or set needed-for-boot = false",
         )
     if volume.directory and volume.type in (*VOLATILE, *_NETWORK, *_NAMED):
         raise Mistake(
-            f"a directory of a {volume.type} cannot be mounted in the initramfs",
+            f"cannot mount a directory of {volume.type} in the initramfs",
             f"remove {SUBDIRECTORY}{volume.directory}",
         )
     if volume.type == "auto":
         raise Mistake(
-            f"the type of {volume.mount_point} is not named",
-            "set type, so that the initramfs includes its kernel module",
+            f"the type of {volume.mount_point} must not be auto",
+            "set the type, so that the initramfs includes its kernel module",
         )
 
 
@@ -276,7 +287,7 @@ def _needs_programs(type_: str) -> bool:
 def _check_device(volume: Volume) -> None:
     device = volume.device
     if not device or volume.is_volatile:
-        return  # empty: that it is missing has been said
+        return  # an empty device is noted elsewhere
     if volume.type in _NAMED or _needs_programs(volume.type):
         return
     if volume.type in _NETWORK:
@@ -289,49 +300,48 @@ def _check_wipe(volume: Volume, wipe: Wiping, problems: list[Problem]) -> None:
         problems.append(Problem.at(wipe.origin.place, reason, hint))
 
     if not volume.needed_for_boot:
-        add("only a volume needed for boot can be made fresh", "set needed-for-boot = true")
+        add("only a volume needed for boot can be wiped", "set needed-for-boot = true")
     point = volume.mount_point
     if clean.is_system(point):
         add(
-            f"a volume at {point} that is made fresh hides the programs, libraries or kernels that "
-            "the base has there",
-            "remove wipe, or make the directory part of the base",
+            f"a wiped volume at {point} would hide the programs, libraries or kernels of the base",
+            "remove wipe, or make the directory a part of the base",
         )
     if "ro" in volume.options and not (wipe.plugin and wipe.plugin.wiper.MOUNTS_ROOT):
-        add(f"{point} is made fresh and mounted read-only: it cannot be filled",
-            'remove "ro"')  # fmt: skip
+        add(f"{point} is wiped and mounted read-only: it would stay empty", 'remove "ro"')
     if wipe.plugin is None:
         return
     if wipe.plugin.wiper.MOUNTS_ROOT:
         add(
-            f"the wiper {wipe.wiper} makes only roots fresh", "remove wipe, or choose another wiper"
+            f"the wiper {wipe.wiper} wipes only roots, not volumes",
+            "remove wipe, or choose another wiper",
         )
         return
     if wipe.plugin.wiper.EPHEMERAL:
         return
     if option(volume.options, "subvolid") is not None:
         add(
-            "the volume is named by subvolid=, but a fresh subvolume has another id",
+            "the volume is named by subvolid=, but a new subvolume has another id",
             "name it by subvol=",
         )
     elif volume.type == wipe.plugin.wiper.SUBVOLUMES_OF and not wipe.subvolume:
-        add("a volume that is made fresh needs its own subvolume", 'add "subvol=NAME" to options')
+        add("a wiped volume needs its own subvolume", 'add "subvol=NAME" to options')
     elif wipe.subvolume:
         check_inside(wipe, wipe.subvolume, add)
 
 
 def check_inside(wipe: Wiping, subvolume: str, add: Callable[[str, str], None]) -> None:
-    """Say what of a wiper's own paths would be wiped with the *subvolume* or the reverse."""
+    """Report each path of the wiper that is inside the wiped *subvolume*, or contains it."""
     if wipe.plugin is None:
         return
     for name, path in wipe.plugin.paths(wipe.settings).items():
         if clean.is_below(path, subvolume):
             add(
                 f"{name} ({path}) is inside {subvolume}, which is wiped",
-                "move it beside the subvolume",
+                "name a path outside the subvolume",
             )
         elif clean.is_below(subvolume, path):
             add(
-                f"{subvolume}, which is wiped, is inside {name} ({path})",
-                "move it beside the subvolume",
+                f"{name} ({path}) contains {subvolume}, which is wiped",
+                "name a path outside the subvolume",
             )

@@ -157,7 +157,7 @@ def test_refuses_another_type_in_the_base(machine: DeclaredMachine, kind: str) -
         machine.declare(persistence(files='"/etc/machine-id", "/srv/thing"'))
     (error,) = [problem for problem in problems(machine) if not problem.warning]
     other = {"directory": "file", "file": "directory"}[kind]
-    assert error.reason == f"/srv/thing is declared as a {kind}, but it is a {other} in the base"
+    assert error.reason == f"/srv/thing is declared as a {kind}, but is a {other} in the base"
 
 
 def test_a_volume_and_a_declared_directory_are_resolved_in_the_live_root(
@@ -190,4 +190,4 @@ def test_reports_that_another_run_locks_the_base(
     finally:
         os.close(fd)
     assert new.warning
-    assert "declared paths cannot be looked up in the base" in new.reason
+    assert "cannot look up declared paths in the base" in new.reason

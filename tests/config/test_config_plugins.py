@@ -104,7 +104,7 @@ def test_reports_the_wipers_own_problems_at_its_keys(install: Path, tree: Machin
             "snapper = no_such_module:Snapper",
             "cannot load the wiper 'snapper' (no_such_module:Snapper): ModuleNotFoundError",
         ),
-        ("snapper = snapping:Old", "was written for version 0 of the contract"),
+        ("snapper = snapping:Old", "it was written for version 0 of the contract"),
         ("snapper = snapping:NoWiper", "snapping:NoWiper is not a class derived from Wiper"),
         ("snapper = snapping:API", "snapping:API): AttributeError"),
         ("snapper = snapping:Strange", "is of the unknown kind 'colour'"),

@@ -77,7 +77,7 @@ def test_refuses_a_link_into_a_filesystem_that_every_boot_mounts(tree: MachineTr
     (tree.path / "var").mkdir(exist_ok=True)
     (tree.path / "var/run").symlink_to("../run")
     declare(tree, '"/var/run/thing"')
-    reason = "/var/run/thing (which leads to /run/thing) is below /run, which every boot mounts"
+    reason = "/var/run/thing (which leads to /run/thing) is below /run, where every boot mounts"
     assert reason in tree.complaint()
 
 

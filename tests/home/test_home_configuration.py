@@ -188,10 +188,10 @@ def test_accepts_an_empty_configuration(user: User, text: str) -> None:
 def test_reports_a_missing_file_and_invalid_toml(user: User) -> None:
     with pytest.raises(Misconfigured, match=r"home\.toml does not exist"):
         read(user)
-    assert re.match(r"1: is not valid TOML", mistakes(user, "x = ")[0])
+    assert re.match(r"1: the file is not valid TOML", mistakes(user, "x = ")[0])
     Path(user.configuration).write_bytes(b"a = 1\nb = '\xff'\n")
-    assert str(read(user).problems[0]).endswith("home.toml:2: is not UTF-8 text (TOML files are "
-                                                "UTF-8)")  # fmt: skip
+    assert str(read(user).problems[0]).endswith("home.toml:2: the file is not UTF-8 text "
+                                                "(save it as UTF-8)")  # fmt: skip
 
 
 def test_ignores_relative_xdg_directories(user: User) -> None:

@@ -170,7 +170,7 @@ def test_proposes_steps_for_debian_as_installed(
     installation.configure(text)
     status, said = installation.check(capsys)
     assert status == 2
-    assert "kernel, initramfs or boot loader are on the root" in said
+    assert "the kernel, initramfs or boot loader is on the wiped root" in said
     installation.do(installation.steps(capsys))
     status, said = installation.check(capsys)
     assert status == 0, said

@@ -179,7 +179,7 @@ def test_a_plan_for_a_store_without_a_marker_is_for_display_only(tree: MachineTr
     (tree.path / "persistent/.ephemeroot-store").unlink()
     compilation = tree.compilation()
     assert compilation.unmarked == ("/persistent",)
-    assert [p.reason for p in compilation.warnings] == ["the store /persistent has no marker yet"]
+    assert [p.reason for p in compilation.warnings] == ["the store /persistent has no marker"]
     assert operations(tree, "wipe", "store")[0]["id"] == NO_MARKER
     tree.mark("persistent")
     assert tree.compilation().unmarked == ()

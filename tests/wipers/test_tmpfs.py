@@ -183,7 +183,7 @@ def test_the_plan_has_its_settings(tree: MachineTree) -> None:
         ('mount-options = ["uid=1000"]', "root must own the root directory"),
         ('mount-options = ["ro"]', "read-only root"),
         ('mount-options = ["huge=always,noswap"]', "contains several options"),
-        ('size = "101%"', "more than the whole"),
+        ('size = "101%"', "more than 100%"),
         ("nr-inodes = 10", "10 files are too few"),
         ('mode = "0000"', "only root can enter"),
         ('mode = "000"', "only root can enter"),
@@ -216,7 +216,7 @@ def test_warns_of_a_size_beyond_the_memory(tree: MachineTree) -> None:
     for memory, said in ((1 << 30, True), (4 << 30, False), (0, False)):
         machine = replace(tree.machine, memory=memory)
         problems = examine(read(machine), machine).problems
-        found = [p for p in problems if "has 1024 MiB of memory" in p.reason]
+        found = [p for p in problems if "has only 1.0 GiB of memory" in p.reason]
         assert bool(found) == said
         assert all(p.warning and p.key == "root.tmpfs.size" for p in found)
 
@@ -243,7 +243,7 @@ def test_reports_another_root_on_the_command_line(tree: MachineTree) -> None:
 def test_a_volume_cannot_be_wiped_with_tmpfs(tree: MachineTree) -> None:
     volume = USR.replace("usr", "home") + 'wipe = { wiper = "tmpfs" }\n'
     tree.write("etc/ephemeroot/ephemeroot.toml", ROOT + USR + volume + VOLUME + STORE)
-    assert "the wiper tmpfs makes only roots fresh" in tree.complaint()
+    assert "the wiper tmpfs wipes only roots" in tree.complaint()
 
 
 def test_contents_of_the_image_for_tmpfs(tree: MachineTree, tmp_path: Path) -> None:

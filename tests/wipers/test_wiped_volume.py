@@ -230,7 +230,9 @@ def test_the_proof_of_the_root_includes_wiped_volumes(
         + 'options = ["subvol=wiped"]\nwipe = {wiper = "btrfs", old-roots = "old_wiped"}\n'
         + STORE_TABLE,
     )
-    refused = [str(problem) for problem in tree.errors() if "made fresh hides" in str(problem)]
+    refused = [
+        str(problem) for problem in tree.errors() if "would hide the programs" in str(problem)
+    ]
     assert bool(refused) == (not boots), tree.errors()
 
 

@@ -1,1 +1,1 @@
-"""What a configuration must not ask for, and what an administrator may have forgotten."""
+"""Checks of a configuration: errors, and warnings about probable omissions."""

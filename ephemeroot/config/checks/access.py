@@ -1,4 +1,4 @@
-"""Whether users reach what their links lead to: a link needs a way through the store."""
+"""Whether users can follow their links: a link needs searchable directories in the store."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def check(
             problems.append(
                 Problem.at(
                     entry.place,
-                    f"the user {user} cannot search {closed}, and {entry.path} is a link "
-                    "through it",
+                    f"the user {user} cannot follow the link {entry.path}: no search permission on "
+                    f"{closed}",
                     f"run 'chmod o+x {closed}', or set method = \"bind\"",
                     warning=True,
                 )
@@ -41,7 +41,7 @@ def check(
 
 
 def _user(entry: Declared, homes: Mapping[str, Home]) -> tuple[int, int]:
-    """Who uses the path: whom it belongs to, or whose home it is in, the innermost of them."""
+    """User and group of the path: those of the innermost home that contains it, else its owners."""
     for path in reversed(clean.ancestors(entry.path)):
         if path in homes:
             return homes[path].user, homes[path].group
@@ -49,21 +49,21 @@ def _user(entry: Declared, homes: Mapping[str, Home]) -> tuple[int, int]:
 
 
 def _closed(machine: Machine, path: str, user: int, group: int) -> str | None:
-    """The first directory on the way to *path* that *user* cannot search; ``None`` if there is none
-    that can be seen.
+    """The first parent of *path* that *user* cannot search; ``None`` if all are searchable or a
+    parent is missing.
     """
     for directory in clean.parents(path):
         try:
             status = os.stat(machine.show(directory))
         except OSError:
-            return None  # yet to be made, and then as the root's is
+            return None  # the boot creates it with the attributes of the root's directory
         if not may_search(status, user, group):
             return directory
     return None
 
 
 def may_search(status: os.stat_result, user: int, group: int) -> bool:
-    """Whether *user*, of *group* alone, can search the directory with this *status*."""
+    """Whether *user*, with no group but *group*, can search a directory with this *status*."""
     if status.st_uid == user:
         return bool(status.st_mode & stat.S_IXUSR)
     if status.st_gid == group:

@@ -1,4 +1,4 @@
-"""What an administrator may have forgotten: warnings, never errors."""
+"""Warnings about probable omissions of the administrator."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Sequence
 
+from ephemeroot import amounts
 from ephemeroot.config import replaced, volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.model import Configuration, Volume, Wiping
@@ -16,13 +17,13 @@ from ephemeroot.linux import values
 from ephemeroot.machine.facts import Machine
 
 _TOGETHER = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
-"""A user is an entry in each of them: with one from the store and one from the base, who was
-added or has changed the password is somebody else after the boot.
+"""A user has an entry in each of these files. With some of them from the store and others from the
+base, a new user or a changed password is inconsistent after the boot.
 """
 
 _ALWAYS = {
-    "/etc/machine-id": "every boot has another machine id for its journal and its network",
-    "/var/log": "the logs of every boot are lost with it",
+    "/etc/machine-id": "each boot has another machine id, for example for its journal and DHCP",
+    "/var/log": "each boot loses the logs of the boot before",
 }
 _WITHOUT_BASE = {
     "/etc/passwd": "no user can log in",
@@ -52,8 +53,8 @@ def advise(
         problems.append(
             Problem.at(
                 place,
-                "there is no store: no file survives a boot, not even this configuration",
-                'declare one: [persistence."/persistent"]',
+                "no store is declared: no file survives a boot, not even this configuration",
+                'declare a store, for example [persistence."/persistent"]',
                 warning=True,
             )
         )
@@ -74,22 +75,23 @@ def advise(
 
 
 def _compare_with_memory(wiping: Wiping, machine: Machine, problems: list[Problem]) -> None:
-    """A root in memory that may grow beyond it takes the machine down with it."""
+    """A root in memory that is larger than the memory can exhaust it."""
     size = wiping.settings.get("size")
     if wiping.plugin is None or not wiping.plugin.wiper.EPHEMERAL or not machine.memory:
         return
     number = values.number(size) if isinstance(size, str) else None
     if number is not None and number > machine.memory:
         reason = (
-            f"size is {number >> 20} MiB, this machine has {machine.memory >> 20} MiB of memory"
+            f"size is {amounts.size(number)}, but this machine has only "
+            f"{amounts.size(machine.memory)} of memory"
         )
-        hint = 'use a part of the memory: "50%"'
+        hint = 'set a part of the memory, for example size = "50%"'
         problems.append(Problem.at(wiping.origin.of("size"), reason, hint, warning=True))
 
 
 def _propose_equivalences(config: Configuration, machine: Machine, problems: list[Problem]) -> None:
-    """Without them a relabelling (``restorecon -R``, ``/.autorelabel``) takes the store's files for
-    others: /persistent/etc/shadow is not /etc/shadow to the policy.
+    """Warn about missing equivalences in SELinux's policy: without them, a relabelling
+    (``restorecon -R``, ``/.autorelabel``) labels /persistent/etc/shadow unlike /etc/shadow.
     """
     for store in config.stores:
         wanted = machine.labels.of_directory("/etc")
@@ -98,7 +100,7 @@ def _propose_equivalences(config: Configuration, machine: Machine, problems: lis
         problems.append(
             Problem.at(
                 store.origin.place,
-                f"SELinux's policy does not label the store {store.path} like the root: a "
+                f"the SELinux policy does not label the store {store.path} like the root: a "
                 "relabelling would give its files wrong labels",
                 f"run 'semanage fcontext -a -e / {shlex.quote(store.path)}' in the base",
                 warning=True,
@@ -107,7 +109,7 @@ def _propose_equivalences(config: Configuration, machine: Machine, problems: lis
 
 
 def _propose_copy(entry: Declared, machine: Machine, problems: list[Problem]) -> None:
-    """A link is reported elsewhere."""
+    """Warn about a bound file that a program replaces by rename. ``presence`` reports links."""
     if entry.is_directory or entry.options.method not in ("auto", "bind"):
         return
     known = replaced.find(entry.path)
@@ -123,8 +125,8 @@ def _propose_copy(entry: Declared, machine: Machine, problems: list[Problem]) ->
 
 
 def _propose_copy_of_key(entry: Declared, machine: Machine, problems: list[Problem]) -> None:
-    """A key that is yet to be made: auto makes a link for it, which ``ssh-keygen -A`` replaces
-    (it renames, openssh-portable, ssh-keygen.c, do_gen_all_hostkeys).
+    """Warn about a missing host key: the method auto makes a link for it, which ``ssh-keygen -A``
+    replaces by rename (openssh-portable, ssh-keygen.c, do_gen_all_hostkeys).
     """
     if not fnmatch.fnmatch(entry.path, "/etc/ssh/ssh_host_*_key*") or entry.is_directory:
         return
@@ -135,7 +137,7 @@ def _propose_copy_of_key(entry: Declared, machine: Machine, problems: list[Probl
         problems.append(
             Problem.at(
                 entry.place,
-                f"ssh-keygen -A replaces the link {entry.path} by a new key that the next boot "
+                f"ssh-keygen -A replaces the link {entry.path} with a new key, which the next boot "
                 "forgets",
                 'set method = "copy"',
                 warning=True,
@@ -153,7 +155,8 @@ def _keep_together(
             problems.append(
                 Problem.at(
                     entry.place,
-                    f"{entry.path} persists, but {' and '.join(missing)} of the same users do not",
+                    f"{entry.path} persists, but {' and '.join(missing)} of the same users "
+                    f"{'does' if len(missing) == 1 else 'do'} not",
                     f"declare {entries}",
                     warning=True,
                 )

@@ -1,4 +1,4 @@
-"""Conflicts between declarations: who claims a path, and who else does."""
+"""Conflicts between declarations of the same path, and with stores and volumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ephemeroot.config.syntax.problem import Place, Problem
 
 
 class Claims:
-    """Everything that is declared, checked against each other."""
+    """All declarations, checked for conflicts with each other."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Claims:
         self.problems = problems
 
     def check(self) -> None:
-        """Note every conflict once, at the declaration that came later."""
+        """Note each conflict once, at the later declaration."""
         first: dict[str, Declared] = {}
         in_store: dict[str, Declared] = {}
         for entry in self.declared:
@@ -39,8 +39,8 @@ class Claims:
                 other = in_store[entry.in_store]
                 self._add(
                     entry.place,
-                    f"uses {entry.in_store}, which {other.path} uses already",
-                    f"see {other.place}",
+                    f"{entry.shown} would use {entry.in_store}, which {other.path} uses",
+                    f"declare only one of the two ({other.place})",
                 )
             else:
                 first[entry.path] = in_store[entry.in_store] = entry
@@ -50,7 +50,7 @@ class Claims:
             self._check_initial(entry, first)
             self._check_overlays(entry, first)
             self._check_parent(entry, first, parents)
-            if self._leaves_stores_alone(entry):
+            if self._is_apart_from_stores(entry):
                 self._check_volumes(entry)
 
     def _is_possible(self, entry: Declared) -> bool:
@@ -59,7 +59,7 @@ class Claims:
             return False
         for place in volumes.KERNELS_OWN:
             if clean.is_below(entry.path, place):
-                reason = f"{entry.shown} is below {place}, which every boot mounts again"
+                reason = f"{entry.shown} is below {place}, where every boot mounts a new filesystem"
                 self._add(entry.place, reason, "remove the entry")
                 return False
         return True
@@ -70,7 +70,7 @@ class Claims:
             reason = f"{entry.shown} is declared as a {kinds[0]} here and as a {kinds[1]} elsewhere"
         else:
             reason = f"{entry.shown} is declared twice"
-        self._add(entry.place, reason, f"the other one: {other.place}")
+        self._add(entry.place, reason, f"remove this entry or the other one ({other.place})")
 
     def _check_ancestors(self, entry: Declared, known: dict[str, Declared]) -> None:
         for path in clean.parents(entry.path):
@@ -81,18 +81,18 @@ class Claims:
                 self._add(
                     entry.place,
                     f"{entry.path} is below the file {above.path}",
-                    f"a file has nothing below it; see {above.place}",
+                    f"declare {above.path} as a directory ({above.place})",
                 )
             elif above.options.method == "symlink":
                 self._add(
                     entry.place,
                     f"{entry.path} is below {above.path}, which is a link into the store",
-                    f"the link already includes it; see {above.place}",
+                    f"remove the entry: the link includes it ({above.place})",
                 )
 
     def _check_overlays(self, entry: Declared, known: dict[str, Declared]) -> None:
-        """A mounted overlay's upper directory changes only through the overlay: its content must
-        not be another store's, and then the first store's again.
+        """The upper directory of a mounted overlay may change only through the overlay: a path in
+        it must not use the same store through another store's path.
         """
         above = [known[path] for path in reversed(clean.parents(entry.path)) if path in known]
         if not above or above[0].store == entry.store:
@@ -103,17 +103,17 @@ class Claims:
                     entry.place,
                     f"{entry.path} would be stored in the overlay {outer.path}, but is inside "
                     f"{above[0].path} of the store {above[0].store}",
-                    f"use the store {above[0].store} for it; see {above[0].place}",
+                    f"use the store {above[0].store} for it ({above[0].place})",
                 )
 
     def _check_initial(self, entry: Declared, known: dict[str, Declared]) -> None:
-        """An overlay shows the base's content where its upper directory has none."""
+        """An overlay shows the base's content if its upper directory has none."""
         if entry.options.initial != "empty":
             return
         if entry.options.method == "overlay":
             self._add(
                 entry.place,
-                f'{entry.path} cannot have initial = "empty": an overlay shows what the base has',
+                f'{entry.path} cannot have initial = "empty": an overlay shows the base\'s content',
                 'set method = "bind", or remove initial',
             )
             return
@@ -125,45 +125,45 @@ class Claims:
                 entry.place,
                 f'{entry.path} cannot have initial = "empty": it is part of the overlay '
                 f"{above[0].path}, which shows the base's file",
-                f"remove initial; see {above[0].place}",
+                f"remove initial, or the overlay ({above[0].place})",
             )
 
     def _check_parent(
         self, entry: Declared, known: dict[str, Declared], parents: dict[str, Declared]
     ) -> None:
-        """A parent is created once: what was asked for it must be one thing."""
+        """A parent is created once, so all entries must ask for the same attributes."""
         if not entry.parent.is_given:
             return
         path = entry.path.rpartition("/")[0]
         if path in known:
             self._add(
                 entry.parent_place,
-                f"{path} is declared itself, so parent-directory has no effect",
-                f"set it there: {known[path].place}",
+                f"parent-directory has no effect, because {path} is declared too",
+                f"set its attributes there ({known[path].place})",
             )
             return
         other = parents.setdefault(path, entry)
         if other.parent != entry.parent:
             self._add(
                 entry.parent_place,
-                f"{path} has other attributes in another entry's parent-directory",
-                f"make both the same; the other one: {other.parent_place}",
+                f"{path} has other attributes in the parent-directory of another entry",
+                f"set the same attributes in both ({other.parent_place})",
             )
 
-    def _leaves_stores_alone(self, entry: Declared) -> bool:
+    def _is_apart_from_stores(self, entry: Declared) -> bool:
         for store in self.stores:
             if clean.is_below(entry.path, store):
                 self._add(
                     entry.place,
                     f"{entry.path} is inside the store {store}",
-                    "declare the path that the machine uses, without the store's path",
+                    "declare the path in the root, without the path of the store",
                 )
                 return False
             if clean.is_below(store, entry.path) or clean.is_below(store, entry.in_store):
                 self._add(
                     entry.place,
                     f"{entry.path} contains the store {store} and would hide it",
-                    "declare the directories beside the store",
+                    "declare its other directories one by one",
                 )
                 return False
         return True
@@ -185,28 +185,28 @@ class Claims:
         elif under.persists:
             self._add(
                 entry.place,
-                f"{entry.path} is on the volume {under.mount_point}, which is persistent anyway",
+                f"{entry.path} is on the volume {under.mount_point}, which is already persistent",
                 "remove the entry",
                 warning=True,
             )
 
     def _check_late_mount(self, entry: Declared, volume: Volume) -> None:
-        """What the system mounts after the boot covers what the initramfs has bound."""
+        """A filesystem that the system mounts later hides a path that the initramfs has bound."""
         if volume.line is not None and "noauto" in volume.line.options:
             return
         if volume.is_volatile or volume.type == "none" or "bind" in volume.options:
             hint = "remove that line"
         elif volume.persists:
             hint = (
-                f"remove the entry: {volume.mount_point} is a volume, which is persistent anyway; "
-                f"to bind there nevertheless, {volume.how_to_need()}"
+                f"remove the entry: {volume.mount_point} is a persistent volume; or, to bind the "
+                f"path on it, {volume.how_to_need()}"
             )
         else:
             hint = volume.how_to_need()
         self._add(
             entry.place,
-            f"{entry.path} would be covered when {volume.mount_point} is mounted after the boot "
-            f"({volume.place})",
+            f"{entry.path} would be hidden: {volume.mount_point} is mounted over it after the "
+            f"initramfs ({volume.place})",
             hint,
         )
 

@@ -1,4 +1,4 @@
-"""What a declared directory would cover of the base, and homes of which nothing stays."""
+"""Declared directories that would hide content of the base, and homes without declared paths."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from ephemeroot import amounts
 from ephemeroot.config import volumes
 from ephemeroot.config.declared import Declared
 from ephemeroot.config.model import Configuration, Volume
@@ -20,7 +21,7 @@ _OF_THE_BASE = re.compile(
     r"(/usr)?/(bin|sbin|games|include|share|src|libexec|lib[^/]*)"
     r"|(/usr)?/lib[^/]*/(modules|firmware|systemd|udev|dracut|initcpio|[^/]*-linux-[^/]*)(/.*)?"
 )
-"""Directories of which no system can do without what the base has in them."""
+"""Directories whose content in the base the system needs."""
 
 _BOOT = ("/boot", "/efi")
 
@@ -32,7 +33,7 @@ def check(
     declared: Sequence[Declared],
     problems: list[Problem],
 ) -> None:
-    """Note in *problems* what would be covered, with warnings about homes."""
+    """Note hidden directories of the base in *problems*, with warnings about homes."""
     if config.wiping is not None:
         for entry in declared:
             _check_hidden(entry, config, machine, mounted, problems)
@@ -48,26 +49,26 @@ def _check_hidden(
     mounted: Sequence[Volume],
     problems: list[Problem],
 ) -> None:
-    """What the base has at a path that the store's covers: an upgrade of the base is not seen."""
+    """Note a declared path that hides content of the base, and so an upgrade of the base."""
     if entry.options.method == "overlay" or not clean.is_system(entry.path) or entry.path == "/usr":
         return
     volume = volumes.covering(entry.path, mounted)
     if volume is not None and "ro" not in volume.options:
-        return  # it is not the base's, and an upgrade writes to the store
+        return  # it is not in the base, and an upgrade writes to the store
     kind = "directory" if entry.is_directory else "file"
     warning = False
     if any(clean.is_below(entry.path, top) for top in _BOOT):
         if config.external_boot:
             return
-        reason = "the boot loader reads the base's files, not the store's"
-        hint = "remove the entry, and mount /boot from a partition of its own"
+        reason = "the boot loader reads the files of the base, not of the store"
+        hint = "remove the entry, and mount /boot from a separate partition"
     else:
         warning = not (entry.is_directory and _OF_THE_BASE.fullmatch(entry.path))
         if warning and (machine.another or not os.path.lexists(machine.show(entry.live))):
             return
-        reason = "programs or modules from an upgrade of the base are hidden"
+        reason = "programs and modules from an upgrade of the base would not be visible"
         hint = "remove the entry" + (', or set method = "overlay"' if entry.is_directory else "")
-    line = f"{entry.path} would cover that {kind} of the base: {reason}"
+    line = f"{entry.path} would hide the {kind} of the base: {reason}"
     problems.append(Problem.at(entry.place, line, hint, warning=warning))
 
 
@@ -85,20 +86,19 @@ def _check_homes(
         if _FIRST_USER <= user.uid < _NOBODY
         and user.home != point
         and clean.is_below(user.home, point)
-        and not any(_touch(entry.path, user.home) for entry in declared)
+        and not any(_overlap(entry.path, user.home) for entry in declared)
     ]
     if bare:
-        more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
         problems.append(
             Problem.at(
                 place,
-                f"{point} is made fresh, but no path is declared in the home of "
-                f"{', '.join(bare[:3])}{more}: all files there are forgotten at each boot",
+                f"{point} is wiped, but no path is declared in the home of "
+                f"{amounts.listed(bare, 3)}: each boot forgets all files there",
                 f'declare its directories in [persistence."STORE".users.{bare[0]}]',
                 warning=True,
             )
         )
 
 
-def _touch(path: str, home: str) -> bool:
+def _overlap(path: str, home: str) -> bool:
     return clean.is_below(path, home) or clean.is_below(home, path)

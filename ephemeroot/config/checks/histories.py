@@ -1,4 +1,4 @@
-"""Several wipes on one filesystem: none may reach into what is another's."""
+"""Several wipes on one filesystem: their subvolumes and directories must not overlap."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _SHARED = ("base", "old-bases")
 
 @dataclass(frozen=True, slots=True)
 class Wiped:
-    """What is made fresh: ``device`` and ``subvolume`` as far as they are known here;
-    ``what`` is for messages.
+    """A wiped root or volume, with its ``device`` and ``subvolume`` if they are known; ``what`` is
+    its name in messages.
     """
 
     wiping: Wiping
@@ -31,18 +31,18 @@ class Wiped:
         return plugin.wiper.SUBVOLUMES_OF if plugin is not None else ""
 
     def paths(self) -> dict[str, str]:
-        """Its subvolume and the paths among its settings, by what they are called."""
+        """Its subvolume and the paths among its settings, by name."""
         found = {"the subvolume": self.subvolume} if self.subvolume else {}
         if self.wiping.plugin is not None:
             found.update(self.wiping.plugin.paths(self.wiping.settings))
         return {name: path.strip("/") for name, path in found.items() if path}
 
 
-def check(wiped: Sequence[Wiped], complain: Callable[[Wiped, str, str], None]) -> None:
-    """Call *complain* with the later one, a reason and a hint for each two that collide.
+def check(wiped: Sequence[Wiped], report: Callable[[Wiped, str, str], None]) -> None:
+    """Call *report* with the later one, a reason and a hint for each two that overlap.
 
-    A base, with those that it replaced, may serve several; everything else must be apart.
-    Devices that cannot be compared here count as one filesystem.
+    Several may share a base and its old bases, but no other path. Devices that cannot be compared
+    here are treated as one filesystem.
     """
     for earlier, later in combinations(wiped, 2):
         if later.wiping.plugin is None or later.wiping.plugin.wiper.EPHEMERAL:
@@ -50,10 +50,10 @@ def check(wiped: Sequence[Wiped], complain: Callable[[Wiped, str, str], None]) -
         if not (earlier.device and later.device) or volumes.same_device(
             earlier.device, later.device
         ):
-            _compare(earlier, later, complain)
+            _compare(earlier, later, report)
 
 
-def _compare(earlier: Wiped, later: Wiped, complain: Callable[[Wiped, str, str], None]) -> None:
+def _compare(earlier: Wiped, later: Wiped, report: Callable[[Wiped, str, str], None]) -> None:
     for name, path in later.paths().items():
         for other, elsewhere in earlier.paths().items():
             if name == other and name in _SHARED:
@@ -61,8 +61,8 @@ def _compare(earlier: Wiped, later: Wiped, complain: Callable[[Wiped, str, str],
             if not (clean.is_below(path, elsewhere) or clean.is_below(elsewhere, path)):
                 continue
             if name == other and path == elsewhere:
-                reason = f"{name} ({path}) is also that of {earlier.what}"
+                reason = f"{name} ({path}) is the same as that of {earlier.what}"
             else:
                 reason = f"{name} ({path}) and {other} ({elsewhere}) of {earlier.what} "
                 reason += "overlap"
-            complain(later, reason, "give each a separate directory")
+            report(later, reason, "name a separate path for each")

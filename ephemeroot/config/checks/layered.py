@@ -1,7 +1,6 @@
-"""Warnings for a root with a layer above the installed one, which stays as it is.
+"""Warnings for a root with a layer above the installed root.
 
-What works on the installed root itself does not work in an overlay (swap files), or has no effect
-beyond the boot (upgrades).
+Swap files do not work in an overlay, and upgrades have no effect after the next boot.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from ephemeroot.machine.facts import Machine
 
 _WANTS = "etc/systemd/system/*.wants"
 
-# Timers that install upgrades by themselves where they are enabled: dnf-automatic(8), dnf5's
-# automatic plug-in, transactional-update(8).
+# Timers that install upgrades automatically if they are enabled: dnf-automatic(8), dnf5's automatic
+# plug-in, transactional-update(8).
 _TIMERS = ("dnf-automatic.timer", "dnf-automatic-install.timer", "dnf5-automatic.timer",
            "transactional-update.timer")  # fmt: skip
 
-# Debian's timer is always enabled, and does what apt's configuration says (apt.systemd.daily).
+# Debian's timer is always enabled, and follows apt's configuration (apt.systemd.daily).
 _APT = re.compile(r'^\s*APT::Periodic::Unattended-Upgrade\s+"(?!0")[^"]+"', re.MULTILINE)
 
 
@@ -47,7 +46,7 @@ def advise(
         Problem(
             machine.show("/etc/fstab"),
             "",
-            f"the swap file {path} is on the root, but overlays do not support swap files",
+            f"the swap file {path} is on the root, but an overlay does not support swap files",
             "run 'ephemeroot init' to print the commands that move it",
             warning=True,
         )
@@ -61,7 +60,7 @@ def _upgrades(place: Place, name: str) -> Problem:
     return Problem.at(
         place,
         f"{name} installs upgrades automatically, into a layer that the next boot forgets",
-        "disable it; for upgrades run 'ephemeroot next-boot keep' and reboot into the installed "
+        "disable it; for upgrades, run 'ephemeroot next-boot keep' and reboot into the installed "
         "root",
         warning=True,
     )

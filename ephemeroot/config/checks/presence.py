@@ -1,5 +1,5 @@
-"""Declared paths compared with what the live root and the base have there: a path's type is part of
-its value, and so is the way to it.
+"""Declared paths compared with the live root and the base: their types, and the symbolic links in
+them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def check(
     homes: Collection[str],
     problems: list[Problem],
 ) -> None:
-    """Note each declared path that a root has as something else, and each that is at another place
-    in the next boot's root. *homes* are users' homes, in which a file may be a directory.
+    """Note each declared path that has another type in a root, and each that leads to another place
+    in the next root. *homes* are users' homes, in which a declared file may be a directory.
     """
     if machine.another:
         return
@@ -42,27 +42,27 @@ def check(
 
 
 def _dynamic(roots: Roots, entry: Declared) -> Problem | None:
-    """A directory that systemd moves to ``private`` when its service starts. One of a service that
-    has run is a link to it, and needs no word.
+    """A warning for a directory that systemd moves to ``private`` when its service starts. After
+    the first start it is a link, which is fine.
     """
     if not entry.is_directory or not entry.declared.startswith(STATES):
         return None
     found = roots.dynamic.get(entry.declared)
     if found is None or roots.link(found.path, live=True):
         return None
-    reason = f"{found.service} has DynamicUser=: systemd keeps {found.path} in {found.private}"
+    reason = f"{found.service} has DynamicUser=: systemd moves {found.path} to {found.private}"
     hint = f'declare "{found.private}"'
     if entry.path == found.path:
-        reason += ", and cannot move a bound directory there (EBUSY)"
+        reason += ", and cannot move a bound directory (EBUSY)"
     if roots.kind(found.path, live=True) == stat.S_IFDIR:
-        hint = f"run 'systemctl restart {found.service}', which moves the directory, and {hint}"
+        hint = f"run 'systemctl restart {found.service}' to move the directory, and {hint}"
     elif entry.path == found.path:
         hint = f"remove {found.path} from the base, and {hint}"
     return Problem.at(entry.place, reason, hint, warning=True)
 
 
 def _elsewhere(roots: Roots, entry: Declared) -> Problem | None:
-    """The live root and the base have different symbolic links on the way."""
+    """A warning if symbolic links in the path differ between the live root and the base."""
     if entry.path == entry.live:
         return None
     reason = (
@@ -77,14 +77,14 @@ def _elsewhere(roots: Roots, entry: Declared) -> Problem | None:
     return Problem.at(
         entry.place,
         reason,
-        f"the next boot uses {entry.path}{lost}; to change that, change the base with 'ephemeroot "
-        "base run'",
+        f"the next boot uses {entry.path}{lost}; run 'ephemeroot base run' to change the link in "
+        "the base",
         warning=True,
     )
 
 
 def _difference(roots: Roots, path: str) -> str:
-    """The first component of *path* that is not the same in both roots, in words."""
+    """The first component of *path* that differs between the roots, in words."""
     for above in (*clean.parents(path), path):
         base, live = (_words(roots, above, live=one) for one in (False, True))
         if base != live:
@@ -108,14 +108,14 @@ def _wrong_type(roots: Roots, entry: Declared, homes: frozenset[str]) -> Problem
         if roots.kind(path, live=live) == wrong:
             return Problem.at(
                 entry.place,
-                f"{path} is declared as a {wanted}, but it is a {found}{where}",
+                f"{path} is declared as a {wanted}, but is a {found}{where}",
                 f"declare it in {'files' if entry.is_directory else 'directories'}",
             )
     return None
 
 
 def _a_link(roots: Roots, entry: Declared) -> Problem | None:
-    """A link at the path of a declared file persists as a link only by ``copy``."""
+    """A warning for a symbolic link: it persists only with the method ``copy``."""
     if entry.is_directory or entry.options.method == "copy":
         return None
     target = roots.link(entry.live, live=True) or roots.link(entry.path)
@@ -123,14 +123,14 @@ def _a_link(roots: Roots, entry: Declared) -> Problem | None:
         return None
     return Problem.at(
         entry.place,
-        f"{entry.path} is a symbolic link to {target}, and a link cannot be bound over",
-        'set method = "copy", which keeps a link as a link',
+        f"{entry.path} is a symbolic link to {target}, which cannot be bound",
+        'set method = "copy" to keep it as a link',
         warning=True,
     )
 
 
 def _in_the_way(roots: Roots, entry: Declared) -> Problem | None:
-    """A link does not replace what the next root has at its path."""
+    """A warning for a file or directory of the next root that a link would not replace."""
     kind = roots.kind(entry.path)
     if entry.options.method != "symlink" or kind not in (stat.S_IFDIR, stat.S_IFREG):
         return None
@@ -138,8 +138,7 @@ def _in_the_way(roots: Roots, entry: Declared) -> Problem | None:
     which = "live root" if roots.base is None else "base"
     return Problem.at(
         entry.place,
-        f"the {which} has a {what} at {entry.path}, and a link does not replace it",
-        f'the boot binds it if the new root has it; set method = "bind", or remove the {what} '
-        "from the base",
+        f"cannot link {entry.path}: the {which} has a {what} there, so the boot binds it instead",
+        f'set method = "bind", or remove the {what} from the base',
         warning=True,
     )

@@ -1,4 +1,4 @@
-"""What would end in a lost machine, refused before an image is built (docs/design.md)."""
+"""Errors with which the machine could not boot, found before an image is built (docs/design.md)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ephemeroot.wipers.contract import Wiper
 
 @dataclass(slots=True)
 class Refusals:
-    """One configuration on one machine, with everything looked up in *roots*."""
+    """The checks of one configuration on one machine; paths are looked up in *roots*."""
 
     config: Configuration
     machine: Machine
@@ -39,7 +39,7 @@ class Refusals:
         self.root = Root.named(self.machine, *configured)
 
     def check(self) -> None:
-        """Note everything that must be refused."""
+        """Note all errors."""
         StoreRefusals(self.config, self.machine, self.volumes, self.problems, self.root).check()
         self._check_directories()
         wiping = self.config.wiping
@@ -66,16 +66,16 @@ class Refusals:
             return
         self._require_device(wiping)
         by_id = False
-        hint = "name it by subvol=: a fresh root has another id at each boot"
+        hint = "name it by subvol=, because a new root has another id at each boot"
         for file, text in self.machine.command_lines:
             flags = facts.command_line(text).root_flags()
             if fstab.option(flags, "subvolid") is not None:
                 by_id = True
-                self._add(Place(file, "rootflags"), "the root is named by subvolid=", hint)
+                self._add(Place(file, "rootflags"), "rootflags= names the root by subvolid=", hint)
         for line in fstab_lines(self.machine):
             if line.option("subvolid") is not None:
                 by_id = True
-                self._add(self._fstab(line), "the root is named by subvolid=", hint)
+                self._add(self._fstab(line), "fstab names the root by subvolid=", hint)
         if wiping.plugin.wiper.SUBVOLUMES_OF:
             if not by_id:
                 self._require_subvolume(wiping)
@@ -87,35 +87,39 @@ class Refusals:
             )  # fmt: skip
 
     def _check_layers(self) -> None:
-        """A boot in which another program decides what the root is wipes nothing. A warning: the
-        line may be changed before the next boot; but an ostree deployment always is such a boot.
+        """A boot in which another program chooses the root wipes nothing. This is a warning: the
+        command line may change before the next boot. With ostree it is an error.
         """
         for file, text in self.machine.command_lines:
             word = ownership.layer(facts.command_line(text))
             if word:
                 self._add(
                     Place(file, word.partition("=")[0]),
-                    f"{word}: another program chooses the root, such a boot neither wipes nor "
+                    f"with {word} another program chooses the root, and the boot neither wipes nor "
                     "binds",
                     f"remove {word} from the kernel command line",
                     warning=not word.startswith("ostree="),
                 )
 
     def _check_wipers_volumes(self, wiping: Wiping, settings: dict[str, str]) -> None:
-        """A volume that the wiper keeps something on must be there before it runs."""
+        """A volume that the wiper uses must be persistent, and mounted before the wiper runs."""
         for key, point in settings.items():
             place = wiping.origin.of(key)
             volume = next((v for v in self.volumes if v.mount_point == point), None)
             if volume is None:
                 if self.config.complete:
                     self._add(place, f"{point} is not a volume", "declare it with [[volumes]]")
-            elif not volume.persists or "ro" in volume.options:
-                self._add(place, f"no layers can be kept on {point}", "name another volume")
+            elif not volume.persists:
+                reason = f"cannot keep layers on {point}: it is not persistent"
+                self._add(place, reason, "name another volume")
+            elif "ro" in volume.options:
+                reason = f"cannot keep layers on {point}: it is read-only"
+                self._add(place, reason, 'remove "ro", or name another volume')
             elif not volume.needed_for_boot:
                 self._add(place, f"{point} is not needed for boot", volume.how_to_need())
 
     def _check_match(self, wiping: Wiping, wiper: type[Wiper]) -> None:
-        """A mismatch is a warning: the line may be changed between now and the next boot."""
+        """A mismatch is a warning, because the command line may change before the next boot."""
         settings = dict(wiping.settings)
         known = {(one.key, one.reason) for one in wiper.validate(settings)}
         for file, text in self.machine.command_lines:
@@ -131,13 +135,13 @@ class Refusals:
             if root is not None and reason:
                 self._add(
                     Place(file, "root"),
-                    f"root={root} is booted: {reason}",
-                    "change root= before the next boot; otherwise nothing is made fresh",
+                    f"root={root} does not match: {reason}",
+                    "change root= before the next boot; otherwise it wipes nothing",
                     warning=True,
                 )
 
     def _require_device(self, wiping: Wiping) -> None:
-        """Discoverable partitions: what finds the root then tells the wiper nothing."""
+        """With discoverable partitions, the configuration must name the device of the root."""
         for file, text in self.machine.command_lines:
             line = facts.command_line(text)
             if wiping.device is None and line.root_device() is None:
@@ -148,7 +152,7 @@ class Refusals:
                 )
 
     def _require_subvolume(self, wiping: Wiping) -> None:
-        """The root must be mounted by the name that the fresh one will get."""
+        """The root must be mounted by the name of its subvolume, which the new root gets."""
         hint = "add subvol=NAME of the root"
         for file, text in self.machine.command_lines:
             flags = facts.command_line(text).root_flags()
@@ -167,13 +171,13 @@ class Refusals:
         if not fstab_lines(self.machine):
             self._add(
                 wiping.origin.place,
-                "the mount options of the root are not known",
+                "cannot find the mount options of the root",
                 "boot it with root= and rootflags=subvol=NAME",
                 warning=True,
             )
 
     def _check_agreement(self, wiping: Wiping) -> None:
-        """Given and different from what is booted, nothing would be wiped."""
+        """A configured root that differs from the kernel command line would not be wiped."""
         for file, text in self.machine.command_lines:
             line = facts.command_line(text)
             flag = (fstab.option(line.root_flags(), "subvol") or "").strip("/")
@@ -201,8 +205,7 @@ class Refusals:
             hint = usr.how_to_need()
         self._add(
             wiping.origin.place,
-            "the fresh root is empty and /usr is not a volume needed for boot: such a root cannot "
-            "boot",
+            "the new root cannot boot: it is empty, and /usr is not a volume needed for boot",
             hint,
         )
 
@@ -213,8 +216,8 @@ class Refusals:
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             hint = (
-                "mount /boot from a partition of its own (/etc/fstab), or set external-boot = true "
-                "in [root] if this machine is booted from elsewhere"
+                "mount /boot from a separate partition (/etc/fstab), or set external-boot = true "
+                "in [root] if this machine boots from elsewhere"
             )
             if wiping.plugin is not None and wiping.plugin.wiper.MOUNTS_ROOT:
                 top = lost[0].split("/")[1]
@@ -224,7 +227,7 @@ class Refusals:
                 )
             self._add(
                 wiping.origin.place,
-                f"kernel, initramfs or boot loader are on the root that is wiped: {lost[0]}{more}",
+                f"the kernel, initramfs or boot loader is on the wiped root: {lost[0]}{more}",
                 hint,
             )
 
@@ -233,26 +236,29 @@ class Refusals:
         return not mounts and self._keeper(path)[0] is None
 
     def _check_directories(self) -> None:
-        """A volume that is a directory of the root's own filesystem: without it the boot stops."""
+        """A volume that is a directory of the root's filesystem must exist; else the boot stops."""
         if self.machine.another or not self.root.device:
             return
         for volume in self.volumes:
             if not (volume.directory and volume.needed_for_boot) or volume.subvolume:
                 continue
-            # Where a layer is above the root, the directory is mounted at its place.
+            # With a layer above the root, the directory is mounted at the same path.
             place = self.machine.show(f"/{volume.directory}")
             if not volumes.same_device(self.root.device, volume.device) or os.path.isdir(place):
                 continue
             self._add(
                 volume.place,
-                f"the directory {place} of {volume.device}, for {volume.mount_point}, is missing",
+                f"cannot mount {volume.mount_point}: the directory {place} of {volume.device} is "
+                "missing",
                 f"run 'mkdir -p {place}'",
             )
 
-    # What keeps a path
+    # Persistence of a path
 
     def _keeper(self, path: str) -> tuple[Place | None, bool]:
-        """Where it is said that *path* persists, or ``None``; and whether it is read-only."""
+        """The place of the declaration or volume by which *path* persists, or ``None``; and whether
+        it is read-only.
+        """
         volume = volumes.covering(path, self.volumes)
         depth = -1
         place: Place | None = None
@@ -281,7 +287,7 @@ class Refusals:
                 self._add(
                     database,
                     f"the package database {path} persists, but /usr comes from the base",
-                    "keep both together: declare only the directories beside it, or make /usr a "
+                    "keep both together: remove it from the declared directories, or make /usr a "
                     "volume",
                 )
             elif database is None and usr is not None:
@@ -289,26 +295,29 @@ class Refusals:
                     usr,
                     f"/usr persists, but the package database {path} does not",
                     f"keep both together: declare {path}",
-                    warning=read_only,  # nothing can be installed there
+                    warning=read_only,  # no package can be installed there
                 )
 
     def _warn_of_empty_database(self, path: str, written: str) -> None:
-        """On a machine whose packages never change that does no harm."""
+        """This is a warning, because it is harmless on a machine whose packages never change."""
         over = volumes.covering(written, self.volumes)
         if over is not None and volumes.begins_empty(written, self.volumes, None):
             self._add(
                 over.place,
                 f"the package database {path} is on {over.mount_point}, which is empty after each "
                 "boot, but /usr comes from the base",
-                "both must be on one side: make the directory part of the base",
+                "keep both together: make the directory a part of the base",
                 warning=True,
             )
 
     def _database(self, path: str) -> str:
-        """Where the next root has it: Fedora's and openSUSE's /var/lib/rpm is a link."""
+        """The path of the database in the next root: Fedora and openSUSE have a link at
+        /var/lib/rpm.
+        """
         if self.machine.another:
             return path
-        # Any mount after the wipe is not in the base: a link in it is in the live root alone.
+        # A filesystem that is mounted after the wipe is not in the base: read the link in the live
+        # root.
         volume = volumes.covering(path, self.volumes)
         later = volume is not None and not volume.needed_for_boot
         return self.roots.resolve(path, follow_last=True, live=later)

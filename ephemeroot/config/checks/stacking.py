@@ -1,7 +1,7 @@
-"""What cannot carry a layer above an installed root, or be one: refused before an image is built.
+"""Errors of stacked overlays: of layers above an installed root, and of declared overlays.
 
-The kernel refuses it at boot, or the layers are not what they seem (overlayfs.rst, "upper and lower
-filesystems").
+The kernel would refuse them at boot, or they would behave unexpectedly (overlayfs.rst, "upper and
+lower filesystems").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ephemeroot.machine.root import Root, fstab_lines
 
 _DEEPEST = 2  # FILESYSTEM_MAX_STACK_DEPTH, include/linux/fs.h
 
-# Filesystems on which an upper directory has been tried; each has RENAME_WHITEOUT and trusted.*.
+# Filesystems that are tested as an upper directory; each supports RENAME_WHITEOUT and trusted.*.
 _CARRIERS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs")
 
 
@@ -29,7 +29,7 @@ def check(
     declared: Sequence[Declared],
     problems: list[Problem],
 ) -> None:
-    """Note in *problems* what of the layers cannot work, and what works with a restriction."""
+    """Note in *problems* the layers that cannot work, and those that work with a restriction."""
     check_depth(config, declared, problems)
     wiping = config.wiping
     if wiping is None or wiping.plugin is None or not wiping.plugin.wiper.LAYERED:
@@ -50,8 +50,8 @@ def check(
 def check_depth(
     config: Configuration, declared: Sequence[Declared], problems: list[Problem]
 ) -> None:
-    """Note in *problems* the declared overlays that the kernel cannot stack on their content,
-    and those on which it can stack no further one.
+    """Note in *problems* the declared overlays that exceed the stacking depth of the kernel, and
+    those on which it can stack no other overlay.
     """
     wiping = config.wiping
     layered = wiping is not None and wiping.plugin is not None and wiping.plugin.wiper.LAYERED
@@ -62,7 +62,7 @@ def check_depth(
                      None)  # fmt: skip
         below = int(layered) if above is None else depths[above.path]
         if above is not None and above.store == entry.store:
-            depths[entry.path] = below  # it persists with that directory
+            depths[entry.path] = below  # it is part of that directory
             continue
         depths[entry.path] = below + 1 if entry.options.method == "overlay" else 0
         if entry.options.method == "overlay" and below + 1 >= _DEEPEST:
@@ -73,15 +73,15 @@ def _too_deep(entry: Declared, depth: int) -> Problem:
     if depth > _DEEPEST:
         return Problem.at(
             entry.place,
-            f"{entry.path} would be the overlay number {depth} on top of one another, and the "
-            f"kernel stacks no more than {_DEEPEST}: it could not be mounted",
-            'set method = "bind", or use the store of the directory that it is in',
+            f"cannot mount {entry.path}: it would be {depth} overlays deep, and the kernel stacks "
+            f"at most {_DEEPEST}",
+            'set method = "bind", or use the store of the directory above it',
         )
     return Problem.at(
         entry.place,
-        f"{entry.path} is an overlay on an overlay, which is as deep as the kernel stacks them: no "
-        "container and no system extension can be mounted above it",
-        'set method = "bind" if you need one',
+        f"{entry.path} is an overlay on an overlay: the kernel stacks no more, so containers and "
+        "system extensions cannot be mounted on it",
+        'set method = "bind" if you need them there',
         warning=True,
     )
 
@@ -89,29 +89,32 @@ def _too_deep(entry: Declared, depth: int) -> Problem:
 def _check_volume(volume: Volume, root: Root, add: Callable[[str, str], None]) -> None:
     point = volume.mount_point
     if volume.type not in _CARRIERS:
-        add(f"no layer can be on {point}, a {volume.type}", "name a volume on ext4, xfs or btrfs")
+        add(
+            f"cannot keep layers on {point}: {volume.type} does not support them",
+            "name a volume on ext4, xfs or btrfs",
+        )
     elif root.device is not None and volumes.same_device(root.device, volume.device):
         inside = volume.inside(point)
         whole = root.subvolume if volume.type == "btrfs" else ""
-        # Of a btrfs, None is the default subvolume: the boot knows which one that is.
+        # On btrfs, ``None`` means the default subvolume, which only the boot knows.
         if whole is not None and inside != whole and clean.is_below(inside, whole):
-            # A layer that is inside of the root below it is refused as a lower one (ELOOP,
-            # ovl_check_layer in fs/overlayfs/super.c): no old layer could be looked at.
+            # The kernel refuses a lower layer that is inside another layer (ELOOP, ovl_check_layer
+            # in fs/overlayfs/super.c): old layers could not be mounted.
             add(
-                f"{point} is inside of the root's own filesystem, which is below the layers: an "
-                "old layer there cannot be mounted",
+                f"cannot keep layers on {point}: it is inside the root's filesystem, where old "
+                "layers cannot be mounted",
                 "remove volume to keep layers in memory, or name a volume on another filesystem",
             )
         elif clean.is_below(whole or "", inside):
             add(
-                f"{point} is the root's own filesystem, which is below the layers: its files would "
-                "be writable",
+                f"cannot keep layers on {point}: it is the root's filesystem, whose files would be "
+                "writable there",
                 "remove volume to keep layers in memory, or name another volume",
             )
 
 
 def _check_type(wiping: Wiping, machine: Machine, add: Callable[..., None]) -> None:
-    """The type is written into the plan: the initramfs mounts the root by it."""
+    """The type is part of the plan: the initramfs mounts the root with it."""
     plugin = wiping.plugin
     wanted = plugin.wiper.root_type(dict(wiping.settings)) if plugin is not None else ""
     if not wanted or machine.another:
@@ -120,14 +123,14 @@ def _check_type(wiping: Wiping, machine: Machine, add: Callable[..., None]) -> N
         if not volumes.mounts_as(wanted, found):
             add(
                 wiping.origin.of("type"),
-                f"the root is a {found} ({where}), but type is {wanted}: it cannot be mounted",
+                f"cannot mount the root: it is {found} ({where}), but type is {wanted}",
                 f'set type = "{found}"',
             )
             return
 
 
 def _types(machine: Machine) -> list[tuple[str, str]]:
-    """What the machine says of the type of its root, each with its source."""
+    """The filesystem types of the machine's root, each with its source."""
     found = [(machine.show("/etc/fstab"), line.type) for line in fstab_lines(machine) if line.type]
     mount = machine.root_mount
     if machine.live and mount is not None and mount.source.startswith("/"):

@@ -1,4 +1,4 @@
-"""Places that do not suit a store, or what is retired: on the root, or in what is made fresh."""
+"""Errors of the places of stores and old roots: on the root, or inside a wiped subvolume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ephemeroot.machine.root import Root
 
 @dataclass(slots=True)
 class StoreRefusals:
-    """Those places of one configuration on one machine, whose *root* is known."""
+    """The checks of one configuration on one machine, with its *root*."""
 
     config: Configuration
     machine: Machine
@@ -27,10 +27,10 @@ class StoreRefusals:
     root: Root
 
     def check(self) -> None:
-        """Note everything that must be refused."""
+        """Note all errors."""
         for store in self.config.stores:
             self._check_store(store)
-        histories.check(self._histories(), self._complain)
+        histories.check(self._histories(), self._report)
         for wiped in self._histories():
             for old, beside in (("old-roots", "the subvolume"), ("old-bases", "base")):
                 self._check_one_subvolume(wiped, old, beside)
@@ -38,21 +38,21 @@ class StoreRefusals:
     def _check_store(self, store: StoreEntry) -> None:
         place = store.origin.place
         if store.path == "/":
-            self._add(place, "/ cannot be a store", "a store is a directory on a volume")
+            self._add(place, "/ cannot be a store", "name a directory on a volume")
             return
         volume = volumes.covering(store.path, self.volumes)
         if volume is None:
             self._refuse_store_on_root(store)
         elif volume.wipe is not None:
-            reason = f"the store {store.path} is on {volume.mount_point}, which is made fresh"
-            self._add(place, f"{reason} at every boot", "put it on a volume that is not")
+            reason = f"the store {store.path} is on {volume.mount_point}, which every boot wipes"
+            self._add(place, reason, "move it to a persistent volume")
         elif volume.is_volatile:
             reason = f"the store {store.path} is on {volume.mount_point}, a {volume.type}"
-            self._add(place, f"{reason}: no file on it persists", "put it on a disk")
+            self._add(place, f"{reason}: no file on it persists", "move it to a volume on a disk")
         elif volume.is_ownerless:
             reason = f"the store {store.path} is on {volume.mount_point}, a {volume.type}"
-            reason += ", which keeps neither owners nor modes"
-            self._add(place, reason, "put it on another filesystem; from a server: nfs4")
+            reason += ", which stores neither owners nor modes"
+            self._add(place, reason, "move it to another filesystem; from a server, use nfs4")
         elif not volume.needed_for_boot:
             reason = f"the store {store.path} is on {volume.mount_point}, which is not mounted"
             self._add(place, f"{reason} in the initramfs", volume.how_to_need())
@@ -72,16 +72,16 @@ class StoreRefusals:
         try:
             datasets.require_writable(volume.device)
         except Mistake as mistake:
-            reason = f"nothing can be stored in {store.path}: {mistake.reason}"
+            reason = f"cannot write to the store {store.path}: {mistake.reason}"
             self._add(store.origin.place, reason, mistake.hint)
 
     def _refuse_store_on_root(self, store: StoreEntry) -> None:
         if not self.config.complete:
             return
         if any(clean.is_below(store.path, own) for own in volumes.KERNELS_OWN):
-            reason = f"the store {store.path} is in a place that every boot mounts again"
+            reason = f"the store {store.path} is where every boot mounts a new filesystem"
         else:
-            reason = f"the store {store.path} is on the root itself, which is wiped"
+            reason = f"the store {store.path} is on the root, which every boot wipes"
         self._add(
             store.origin.place,
             reason,
@@ -90,7 +90,7 @@ class StoreRefusals:
         )
 
     def _check_location(self, store: StoreEntry, volume: Volume) -> None:
-        """The volume may be a subvolume inside what is wiped, or mount all that contains it."""
+        """The store must not be inside a wiped subvolume, and must not contain one."""
         inside = volume.inside(store.path)
         for wiping, device, subvolume, what in self._wiped():
             self._check_taken(store, volume, wiping, what)
@@ -110,17 +110,17 @@ class StoreRefusals:
                     self._add(
                         store.origin.place,
                         f"the store {store.path} is inside {name}",
-                        f"give it a subvolume of its own, beside {path}",
+                        f"move it to a separate subvolume, outside {path}",
                     )
                 elif inside and clean.is_below(path, inside):
                     self._add(
                         store.origin.place,
                         f"{name} is inside the store {store.path} ({inside})",
-                        f"name a path beside the subvolume {volume.subvolume or inside}",
+                        f"name a path outside the subvolume {volume.subvolume or inside}",
                     )
 
     def _check_one_subvolume(self, wiped: histories.Wiped, old: str, beside: str) -> None:
-        """What is retired is renamed, which works within one subvolume only."""
+        """Old roots are renamed, which works only inside one subvolume."""
         paths = wiped.paths()
         if old not in paths or beside not in paths:
             return
@@ -138,9 +138,9 @@ class StoreRefusals:
         if holders[0] != holders[1]:
             self._add(
                 wiped.wiping.origin.of(old),
-                f"{old} ({paths[old]}) is in the subvolume {holders[0] or 'of the top level'}, "
-                f"{paths[beside]} is not: each boot refuses it, unless it is a subvolume itself",
-                f"name a path beside {paths[beside]}",
+                f"{old} ({paths[old]}) is not in the same subvolume as {paths[beside]}: each boot "
+                "refuses it, unless it is a subvolume",
+                f"name a path in the same directory as {paths[beside]}",
                 warning=True,
             )
 
@@ -152,11 +152,11 @@ class StoreRefusals:
                 self._add(
                     store.origin.place,
                     f"the store {store.path} is inside {path}, which the wiper of {what} uses",
-                    "name a directory beside it",
+                    "name a directory outside it",
                 )
 
     def _check_taken(self, store: StoreEntry, volume: Volume, wiping: Wiping, what: str) -> None:
-        """What only the wiper itself can tell."""
+        """Errors that only the wiper can find."""
         root = self.root.argument if what == "the root" else ""
         if wiping.plugin is not None and not wiping.plugin.wiper.ON_DEVICE:
             reason = wiping.plugin.wiper.takes(dict(wiping.settings), root, volume.device)
@@ -181,7 +181,7 @@ class StoreRefusals:
         found = [histories.Wiped(*wiped) for wiped in self._wiped()]
         return [one for one in found if one.subvolumes_of]
 
-    def _complain(self, wiped: histories.Wiped, reason: str, hint: str) -> None:
+    def _report(self, wiped: histories.Wiped, reason: str, hint: str) -> None:
         self._add(wiped.wiping.origin.place, reason, hint)
 
     def _check_marker(self, store: StoreEntry) -> None:
@@ -189,7 +189,11 @@ class StoreRefusals:
         try:
             identity = self.machine.store_id(store.path)
         except Damaged as error:
-            self._add(place, error.message, "restore it from a backup, or remove it and 'apply'")
+            self._add(
+                place,
+                error.message,
+                "restore it from a backup, or remove it and run 'ephemeroot apply'",
+            )
             return
         if identity is None and not self.machine.another:
             self.problems.append(no_marker(place, store.path))
@@ -202,8 +206,8 @@ _NO_MARKER = "run 'ephemeroot apply' to write it"
 
 
 def no_marker(place: Place, store: str) -> Problem:
-    """The warning that *store* has no marker yet."""
-    return Problem.at(place, f"the store {store} has no marker yet", _NO_MARKER, warning=True)
+    """The warning that *store* has no marker."""
+    return Problem.at(place, f"the store {store} has no marker", _NO_MARKER, warning=True)
 
 
 def is_about_no_marker(problem: Problem) -> bool:

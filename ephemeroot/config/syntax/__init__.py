@@ -1,1 +1,1 @@
-"""TOML, tables and single values: what a configuration may say, without looking anything up."""
+"""The syntax of the configuration: TOML, tables and single values, without any look-up."""

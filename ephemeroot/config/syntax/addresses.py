@@ -1,4 +1,4 @@
-"""What a value of ``[network]`` may be."""
+"""The kinds of values in ``[network]``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Interface(Kind):
         if _MAC.fullmatch(text):
             return text.lower()
         if len(text.encode()) > _LONGEST or "/" in text or any(c.isspace() for c in text):
-            raise Mistake(f"{text!r} is not the name of an interface", "'ip link' lists them")
+            raise Mistake(
+                f"{text!r} is not the name of an interface", "run 'ip link' to list the names"
+            )
         return text
 
     def schema(self) -> Schema:
@@ -32,7 +34,7 @@ class Interface(Kind):
 
 
 class InterfaceAddresses(Patterns):
-    """An address with the length of its network, or several."""
+    """An address with its prefix length, or several."""
 
     word = 'an address such as "192.168.1.7/24", or a list of them'
 
@@ -44,20 +46,20 @@ class InterfaceAddresses(Patterns):
         if "/" not in text:
             raise Mistake(
                 f"{text!r} has no prefix length",
-                f'write "{text}/{24 if address.version == 4 else 64}" if that is its prefix length',
+                f'add it, for example "{text}/{24 if address.version == 4 else 64}"',
             )
         _require_unicast(address.ip, text)
         network = address.network
         if network.num_addresses > 2 and address.ip == network.network_address:
             raise Mistake(
                 f"{text!r} is the address of a network, not of a machine",
-                f'write this machine\'s own address, such as "{network[1]}/{network.prefixlen}"',
+                f'write the address of this machine, such as "{network[1]}/{network.prefixlen}"',
             )
         if address.version == 4 and network.num_addresses > 2:
             if address.ip == network.broadcast_address:
                 raise Mistake(
                     f"{text!r} is the broadcast address of its network",
-                    "write this machine's own address",
+                    "write the address of this machine",
                 )
         return str(address)
 
@@ -66,7 +68,7 @@ def is_no_host(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
     network: ipaddress.IPv4Network | ipaddress.IPv6Network,
 ) -> bool:
-    """Whether *address* is that of the *network* as a whole, or of all machines in it."""
+    """Whether *address* is the network address or the broadcast address of *network*."""
     if network.num_addresses <= 2:
         return False
     if address == network.network_address:
@@ -75,13 +77,13 @@ def is_no_host(
 
 
 def _require_unicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
-    """Raise ``Mistake`` for an address that no interface and no router of a network can have."""
-    for is_so, word in (
+    """Raise ``Mistake`` for an address that no interface and no router can have."""
+    for is_wrong, word in (
         (address.is_multicast, "a multicast address"),
         (address.is_loopback, "a loopback address"),
         (address.is_unspecified, "the unspecified address"),
     ):
-        if is_so:
+        if is_wrong:
             raise Mistake(f"{text!r} is {word}", "write the address of one machine")
 
 
@@ -94,7 +96,8 @@ class Gateways(Patterns):
         found = super().parse(value)
         if len({ipaddress.ip_address(text).version for text in found}) < len(found):
             raise Mistake(
-                "several default routers of one protocol", "name one router for each protocol"
+                "there are several default routers for one protocol",
+                "name one router for each protocol",
             )
         return found
 
@@ -102,11 +105,14 @@ class Gateways(Patterns):
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
-            raise Mistake(f"{text!r} is not the address of a router") from None
+            raise Mistake(
+                f"{text!r} is not the address of a router", 'write an address such as "192.168.1.1"'
+            ) from None
         _require_unicast(address, text)
         if "%" in text:
             plain = text.partition("%")[0]
             raise Mistake(
-                f"{text!r} names an interface, which [network] already does", f'write "{plain}"'
+                f"{text!r} names an interface, which is already set in [network]",
+                f'write "{plain}"',
             )
         return str(address)

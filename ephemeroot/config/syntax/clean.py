@@ -1,4 +1,4 @@
-"""Paths and words as people write them, made clean or refused with a reason."""
+"""Normalisation of paths and words in the configuration, with reasons for invalid ones."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def absolute(text: str) -> str:
-    """The clean absolute path in *text*. Raises ``Mistake``.
+    """The normalised absolute path in *text*. Raises ``Mistake``.
 
-    Doubled and trailing slashes and ``.`` are cleaned away; ``..`` is refused, for what
-    it means depends on links that may be others when the machine boots.
+    Repeated and trailing slashes and ``.`` are removed. ``..`` is refused, because its meaning
+    depends on links that may differ at boot.
     """
     _require_usable(text)
     if not text.startswith("/"):
@@ -37,30 +37,31 @@ def absolute(text: str) -> str:
 
 
 def below_home(text: str) -> str:
-    """The clean path in *text*, relative to a user's home. Raises ``Mistake``."""
+    """The normalised path in *text*, relative to a user's home. Raises ``Mistake``."""
     _require_usable(text)
     if text.startswith("/"):
         raise Mistake(
             f"{text!r} is absolute, but a user's paths are relative to the home",
-            "remove the home from the path, or declare it outside of users",
+            "remove the home from the path, or declare it outside users",
         )
     if text.startswith("~") or _VARIABLE.match(text):
         rest = text.partition("/")[2]
         raise Mistake(
             f"{text!r} starts with a home directory, which is not expanded here",
-            f"write {rest!r}" if rest else "a user's paths are relative to the home",
+            f"write {rest!r}" if rest else "write a path relative to the home",
         )
     path = "/".join(_components(text))
     if not path:
         raise Mistake(
-            f"{text!r} is the home itself", "declare the home's path in directories of the store"
+            f"{text!r} is the home itself",
+            "declare the path of the home in the store's directories",
         )
     require_length(path)
     return path
 
 
 def inner(text: str) -> str:
-    """The clean path in *text*, from the top of a filesystem, without a leading slash.
+    """The normalised path in *text*, relative to the top of a filesystem, without a leading slash.
 
     Raises ``Mistake``, also for the top itself.
     """
@@ -75,16 +76,18 @@ def inner(text: str) -> str:
 def require_length(path: str) -> None:
     """Raise ``Mistake`` if the kernel would refuse *path* as too long."""
     if len(path) <= LONGEST_NAME and path.isascii():
-        return  # nearly all
+        return  # the usual case
     if len(_bytes(path)) > LONGEST_PATH:
         raise Mistake(
-            f"the path is longer than {LONGEST_PATH} bytes", "no program can open a longer path"
+            f"the path is longer than {LONGEST_PATH} bytes, the limit of the kernel",
+            "use a shorter path",
         )
     for name in path.split("/"):
         if len(_bytes(name)) > LONGEST_NAME:
             raise Mistake(
-                f"the name {name[:20]!r}… is longer than {LONGEST_NAME} bytes",
-                "no filesystem supports a longer name",
+                f"the name {name[:20]!r}… is longer than {LONGEST_NAME} bytes, the limit of the "
+                "kernel",
+                "use a shorter name",
             )
 
 
@@ -98,7 +101,7 @@ def _require_usable(text: str) -> None:
     if "\0" in text:
         raise Mistake(
             "the path contains a NUL character",
-            "remove it: no file name can contain a NUL character",
+            "remove the NUL character: no file name can contain it",
         )
 
 
@@ -111,59 +114,61 @@ def _components(text: str) -> list[str]:
 
 def _why_relative(text: str) -> str:
     if text.startswith("~") or _VARIABLE.match(text):
-        return "write the whole path, or declare it below users.NAME"
+        return "write the absolute path, or declare it below users.NAME"
     return f"write {'/' + text!r}, or declare it below users.NAME if it is in a home"
 
 
 def is_below(path: str, ancestor: str) -> bool:
-    """Whether *path* is *ancestor* or is below it; both clean and of the same sort."""
+    """Whether *path* is *ancestor* or is below it; both are normalised, and both absolute or both
+    relative.
+    """
     return ancestor in ("/", "", path) or path.startswith(f"{ancestor}/")
 
 
 def is_system(path: str) -> bool:
-    """Whether the absolute *path* is, or is in, a directory that the system's packages fill."""
+    """Whether the absolute *path* is, or is in, a directory with files of the system's packages."""
     if is_below(path, _LOCAL):
         return False
     return path in _SYSTEM or path.startswith(_IN_SYSTEM)
 
 
 def components(path: str) -> tuple[str, ...]:
-    """A sort key that puts parents right before their content."""
+    """A sort key with which parents are directly before their content."""
     return tuple(path.strip("/").split("/")) if path != "/" else ()
 
 
 def parents(path: str) -> list[str]:
-    """The directories that lead to the absolute *path*, the topmost first, without ``/``."""
+    """The parents of the absolute *path*, the topmost first, without ``/``."""
     names = path.split("/")[1:-1]
     return ["/" + "/".join(names[: number + 1]) for number in range(len(names))]
 
 
 def ancestors(path: str) -> list[str]:
-    """All that the absolute *path* is below, as ``is_below`` has it: ``/`` to *path* itself."""
+    """The absolute *path* with all its parents, from ``/`` to *path* itself."""
     return ["/", *parents(path), path]
 
 
 def kebab(word: str) -> str:
-    """*word* as keys are written here: ``hideMounts`` and ``hide_mounts`` are ``hide-mounts``."""
+    """*word* in the spelling of keys: ``hide-mounts`` for ``hideMounts`` and ``hide_mounts``."""
     return _CAMEL.sub("-", word).replace("_", "-").lower()
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """A hint which of the *known* words may have been meant, else what there is."""
+    """A hint with the *known* word that is similar to *word*, else with all of them."""
     words = list(known)
     listed = f"known: {', '.join(words)}" if words else ""
     return close(word, words) or listed
 
 
 def close(word: str, known: Iterable[str]) -> str:
-    """A hint which of the *known* words may have been meant, or nothing."""
+    """A hint with the *known* word that is similar to *word*; empty if there is none."""
     found = closest(word, known)
     return f"did you mean `{found}`?" if found else ""
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """Which of the *known* words *word* may have been meant to be."""
-    import difflib  # 3 ms that only a mistake costs
+    """The *known* word that is similar to *word*."""
+    import difflib  # takes 3 ms
 
     words = list(known)
     plain = kebab(word)

@@ -11,7 +11,7 @@ TAGS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "ID=")
 
 
 class Device(Kind):
-    """A block device: below /dev, or by one of ``TAGS``."""
+    """A block device: a path below /dev, or one of ``TAGS`` with a value."""
 
     word = "a device such as UUID=… or /dev/…"
 
@@ -30,7 +30,9 @@ def require(text: str) -> None:
         tag, _, value = text.partition("=")
         if value.strip("\"' "):
             return
-        raise Mistake(f"{text!r} is not a device", f"write {tag}=VALUE; 'lsblk -f' lists them")
+        raise Mistake(
+            f"{text!r} is not a device", f"write {tag}=VALUE ('lsblk -f' shows the values)"
+        )
     if text.startswith("/dev/") and os.path.normpath(text).startswith("/dev/"):
         return
     hint = "write /dev/…, UUID=…, LABEL=…, PARTUUID=… or PARTLABEL=…"

@@ -1,10 +1,10 @@
-"""How a person writes each kind of value: it is checked, and described in a JSON Schema.
+"""The kinds of values in the configuration: their checks, and their JSON Schema.
 
-The kinds are those of ``linux/values.py``, the one vocabulary: ``plan`` is the word there for the
-value that ``parse`` returns.
+The kinds are those of ``linux/values.py``: ``plan`` is the kind there of the value that ``parse``
+returns.
 
-``parse`` takes what ``tomllib`` made of the value, returns what the rest of the program
-wants and raises ``Mistake`` for everything else.
+``parse`` takes a value from ``tomllib``, returns the checked value for the rest of the program, and
+raises ``Mistake`` for an invalid value.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 
 class Kind:
-    """One kind of value. ``word`` completes "this must be …". A plan has it as ``plan`` (a kind of
-    ``values.CHECKS``, or the words of which it is one).
+    """One kind of value. ``word`` completes "the value must be …". ``plan`` is the kind in a plan:
+    a key of ``values.CHECKS``, or the allowed words.
     """
 
     word = "anything"
@@ -35,29 +35,29 @@ class Kind:
         raise NotImplementedError
 
     def schema(self) -> Schema:
-        """What a JSON Schema says about such a value."""
+        """The JSON Schema of such a value."""
         raise NotImplementedError
 
     def wrong_type(self, value: object) -> Mistake:
-        """The mistake of a value of another type."""
+        """The error for a value of another type."""
         hint = ""
         if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
-            hint = f"write {'true' if value.lower() in ('true', 'yes') else 'false'}, no quotes"
-        return Mistake(f"must be {self.word}, not {type_word(value)}", hint)
+            hint = f"write {'true' if value.lower() in ('true', 'yes') else 'false'} without quotes"
+        return Mistake(f"the value must be {self.word}, not {type_word(value)}", hint)
 
     def text(self, value: object) -> str:
-        """*value* if it is a string, not empty and without NUL. Raises ``Mistake``."""
+        """*value* if it is a string that is not empty and has no NUL. Raises ``Mistake``."""
         if not isinstance(value, str):
             raise self.wrong_type(value)
         if value == "":
-            raise Mistake("must not be empty", "write a value, or remove it")
+            raise Mistake("the value must not be empty", "write a value, or remove the key")
         if "\0" in value:
-            raise Mistake("contains a NUL character", "remove it")
+            raise Mistake("the value contains a NUL character", "remove the NUL character")
         return value
 
 
 def type_word(value: object) -> str:
-    """The TOML type of *value* in a word or two."""
+    """The TOML type of *value* in words."""
     if isinstance(value, bool):
         return "a boolean"
     for type_, word in ((str, "a string"), (int, "a number"), (float, "a fraction"),
@@ -68,7 +68,7 @@ def type_word(value: object) -> str:
 
 
 def each(items: Iterable[T], parse: Callable[[T], str]) -> list[str]:
-    """What *parse* makes of all *items*. Raises ``Mistakes`` with every ``Mistake`` of it."""
+    """The results of *parse* for all *items*. Raises ``Mistakes`` with all errors."""
     parsed: list[str] = []
     found: list[tuple[int, Mistake]] = []
     for position, item in enumerate(items):
@@ -108,7 +108,7 @@ class Integer(Kind):
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.wrong_type(value)
         if value < 0:
-            raise Mistake(f"{value} must not be negative")
+            raise Mistake(f"the value must not be negative: {value}", "write 0 or more")
         if value > self.largest:
             raise Mistake(f"{value} is more than {self.largest}", self.too_large)
         return value
@@ -118,11 +118,11 @@ class Integer(Kind):
 
 
 class Days(Integer):
-    """A number of days for which something is kept."""
+    """A number of days for which old roots are kept."""
 
     plan = "days"
     largest = values.LARGEST_DAYS
-    too_large = "to keep an old root for ever, run 'ephemeroot roots keep NAME'"
+    too_large = "run 'ephemeroot roots keep NAME' to keep an old root without limit"
 
 
 class Text(Kind):
@@ -139,24 +139,24 @@ class Text(Kind):
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of a few words."""
+    """One of several words."""
 
     words: tuple[str, ...]
 
     @property
-    def plan(self) -> tuple[str, ...]:  # type: ignore[override]  # what is fixed elsewhere depends here
-        """The words themselves."""
+    def plan(self) -> tuple[str, ...]:  # type: ignore[override]  # depends on the words
+        """The words."""
         return self.words
 
     @property
-    def word(self) -> str:  # type: ignore[override]  # what is fixed elsewhere depends here
-        """The words themselves."""
+    def word(self) -> str:  # type: ignore[override]  # depends on the words
+        """The words."""
         return " or ".join(f'"{word}"' for word in self.words)
 
     def parse(self, value: object) -> str:
         text = self.text(value)
         if text not in self.words:
-            reason = f"{text!r} is unknown: must be {self.word}"
+            reason = f"{text!r} is unknown: the value must be {self.word}"
             raise Mistake(reason, clean.close(text, self.words))
         return text
 
@@ -165,7 +165,7 @@ class Choice(Kind):
 
 
 class AbsolutePath(Kind):
-    """An absolute path; doubled and trailing slashes are cleaned away."""
+    """An absolute path; repeated and trailing slashes are removed."""
 
     plan = "absolute path"
     word = "an absolute path"
@@ -195,7 +195,7 @@ class HomePath(Kind):
 
 
 class InnerPath(Kind):
-    """A path from the top of a filesystem; a leading slash is allowed and means nothing."""
+    """A path relative to the top of a filesystem; a leading slash is allowed and ignored."""
 
     plan = "path"
     word = "a path from the top of the filesystem"
@@ -211,7 +211,7 @@ class InnerPath(Kind):
 
 @dataclass(frozen=True)
 class Mode(Kind):
-    """A mode as chmod reads it."""
+    """A file mode in the syntax of chmod."""
 
     directory: bool = True
     plan = "mode"
@@ -243,7 +243,9 @@ class Account(Kind):
     def parse(self, value: object) -> str | int:
         if isinstance(value, int) and not isinstance(value, bool):
             if not 0 <= value < 2**32 - 1:
-                raise Mistake(f"{value} is not a {self.what} number")
+                raise Mistake(
+                    f"{value} is not the number of a {self.what}", f"write 0 to {2**32 - 2}"
+                )
             return value
         return self.text(value)
 
@@ -252,7 +254,7 @@ class Account(Kind):
 
 
 class Dataset(Kind):
-    """The name of a ZFS dataset, from its pool on (zfsconcepts(7))."""
+    """The name of a ZFS dataset, with its pool (zfsconcepts(7))."""
 
     plan = "dataset"
     word = 'a dataset such as "tank/ROOT/debian"'
@@ -263,10 +265,10 @@ class Dataset(Kind):
     def parse(self, value: object) -> str:
         text = self.text(value)
         if "@" in text or "#" in text:
-            raise Mistake(f"{text!r} is a snapshot or a bookmark", f"must be {self.word}")
+            raise Mistake(f"{text!r} is a snapshot or a bookmark", f"write {self.word}")
         bad = any(part in (".", "..") for part in text.split("/"))
         if bad or len(text) > self.longest or not self._NAME.fullmatch(text):
-            raise Mistake(f"{text!r} is not a dataset", f"must be {self.word}")
+            raise Mistake(f"{text!r} is not a dataset", f"write {self.word}")
         return text
 
     def schema(self) -> Schema:
@@ -274,7 +276,7 @@ class Dataset(Kind):
 
 
 class Strings(Kind):
-    """A list of strings. All mistakes in its items are reported at once (``Mistakes``)."""
+    """A list of strings. All errors in its items are reported together (``Mistakes``)."""
 
     plan = "strings"
     word = "a list of strings"
@@ -285,7 +287,7 @@ class Strings(Kind):
         return each(value, lambda item: self.item(self.text(item)))
 
     def item(self, text: str) -> str:
-        """One item as the program wants it. Raises ``Mistake``."""
+        """One item after its check. Raises ``Mistake``."""
         return text
 
     def schema(self) -> Schema:
@@ -293,7 +295,7 @@ class Strings(Kind):
 
 
 class Patterns(Strings):
-    """A string, or a list of strings of which one must fit."""
+    """A string, or a list of strings of which one must match."""
 
     word = "a string or a list of strings"
 
@@ -307,24 +309,24 @@ class Patterns(Strings):
 
 
 class Options(Strings):
-    """Mount options, a list as mount(8) takes them."""
+    """A list of mount options (mount(8))."""
 
     word = 'a list of mount options such as ["noatime", "nodev"]'
 
     def parse(self, value: object) -> list[str]:
         if isinstance(value, str):
             listed = ", ".join(f'"{o}"' for o in value.split(","))
-            raise Mistake("must be a list, not a string", f"write [{listed}]")
+            raise Mistake("the value must be a list, not a string", f"write [{listed}]")
         return super().parse(value)
 
     def item(self, text: str) -> str:
         if "," in text and "=" not in text:
-            raise Mistake(f"{text!r} contains several options", "write one string for each")
+            raise Mistake(f"{text!r} contains several options", "write one string for each option")
         return text
 
 
 class BindOptions(Options):
-    """Options of a bind mount: flags of the mount itself, and what only programs read."""
+    """Options of a bind mount: flags of the mount, and options that only programs read."""
 
     def item(self, text: str) -> str:
         super().item(text)
@@ -332,6 +334,6 @@ class BindOptions(Options):
             return text
         flags = ", ".join(mounts.MOUNT_FLAGS)
         raise Mistake(
-            f"{text!r} is not an option of a bind mount, but of the whole filesystem",
-            f"set it on the volume; a bind supports {flags} and x-…",
+            f"{text!r} is not an option of a bind mount, but of a filesystem",
+            f"set it on the volume; a bind mount supports {flags} and x-…",
         )

@@ -1,7 +1,7 @@
-"""On which line each key of a TOML document stands.
+"""The line of each key of a TOML document.
 
-``tomllib`` keeps no positions. This walks over a document that ``tomllib`` has already
-accepted, so it need not judge the syntax, only follow it (toml.io, v1.0.0).
+``tomllib`` keeps no positions. This module walks through a document that ``tomllib`` has accepted,
+so the syntax is known to be valid (toml.io, v1.0.0).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _OTHER = re.compile(r"[^,\]}#\n]+")
 def locate(text: str) -> dict[KeyPath, int]:
     """Map each key path of the valid document *text* to its line, counted from 1.
 
-    Paths are keys and list positions: ``("volumes", 0, "device")``. What a table header
-    makes on the way, it makes on its own line.
+    Paths are keys and list positions: ``("volumes", 0, "device")``. The line of an implicit table
+    is that of the first header that contains it.
     """
     return _Walk(text).document()
 
 
 class _Walk:
-    """One pass over one document."""
+    """One pass through one document."""
 
     def __init__(self, text: str) -> None:
         self.text = text.replace("\r\n", "\n")
@@ -66,7 +66,7 @@ class _Walk:
             self.lines.setdefault(path, line)
             if last and brackets == 2:
                 self.counts[path] = self.counts.get(path, -1) + 1
-            if path in self.counts:  # a header below an array of tables means its last one
+            if path in self.counts:  # a header below an array of tables is in its last table
                 path = (*path, self.counts[path])
                 self.lines.setdefault(path, line)
         return path

@@ -1,4 +1,4 @@
-"""What ``[match]`` may name: host names and machine ids that a machine can have."""
+"""The kinds of values in ``[match]``: patterns for host names, and machine ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ephemeroot.config.syntax.kinds import Patterns
 from ephemeroot.config.syntax.problem import Mistake
 
 LONGEST = 64
-"""Characters of a host name (gethostname(2), hostname(5))."""
+"""The maximum number of characters of a host name (gethostname(2), hostname(5))."""
 
 _CHARACTERS = string.ascii_lowercase + string.digits + "-._"
 _TOKEN = re.compile(r"\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
@@ -18,7 +18,7 @@ _MACHINE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class HostNames(Patterns):
-    """A glob pattern for host names, or several; each must fit a name that a machine can have."""
+    """A glob pattern for host names, or several; each must match a valid host name."""
 
     word = "a pattern for host names, or a list of them"
 
@@ -50,7 +50,10 @@ class MachineIds(Patterns):
                 hint = f"{hint}; only host-name takes patterns"
             raise Mistake(f"{text!r} is not a machine id: it matches no machine", hint)
         if plain == "0" * 32:
-            raise Mistake(f"{text!r} matches no machine: no id is zero", "see machine-id(5)")
+            raise Mistake(
+                f"{text!r} matches no machine: a machine id is not zero",
+                "write the machine id in /etc/machine-id of that machine",
+            )
         return text
 
 

@@ -1,4 +1,4 @@
-"""File modes as chmod reads them: octal, or symbolic like ``u=rwx,g=rx,o=``."""
+"""File modes in the syntax of chmod: octal, or symbolic such as ``u=rwx,g=rx,o=``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from ephemeroot.config.syntax.problem import Mistake
 
 DIRECTORY = 0o755
-"""What a new directory has before a symbolic mode changes it."""
+"""The mode of a new directory to which a symbolic mode is applied."""
 
 FILE = 0o644
-"""What a new file has before a symbolic mode changes it."""
+"""The mode of a new file to which a symbolic mode is applied."""
 
 UMASK = 0o022
-"""Which bits a clause without ``u``, ``g``, ``o`` or ``a`` leaves alone."""
+"""The bits that a clause without ``u``, ``g``, ``o`` or ``a`` does not change."""
 
 _ALL = 0o7777
 _WHO = {"u": 0o4700, "g": 0o2070, "o": 0o1007, "a": _ALL}
@@ -23,11 +23,11 @@ _CLAUSE = re.compile(r"([ugoa]*)((?:[-+=](?:[ugo]|[rwxXst]*))*(?:[-+=][0-7]{1,4}
 _ACTION = re.compile(r"([-+=])([ugo]|[0-7]+|[rwxXst]*)")
 _DIGITS = re.compile(r"[0-9]+")
 _OCTAL = re.compile(r"[0-7]{3,4}")
-_HINT = 'write "0750", or "u=rwx,g=rx,o=" as chmod reads it'
+_HINT = 'write "0750", or "u=rwx,g=rx,o=" as for chmod'
 
 
 def parse(text: str, *, directory: bool) -> int:
-    """Return the mode that *text* gives a new directory or file. Raises ``Mistake``."""
+    """The mode of a new directory or file by *text*. Raises ``Mistake``."""
     if _DIGITS.fullmatch(text):
         if not _OCTAL.fullmatch(text):
             raise Mistake(f"{text!r} is not a mode of three or four octal digits", _HINT)
@@ -46,7 +46,7 @@ def parse(text: str, *, directory: bool) -> int:
 
 
 def _apply(mode: int, affected: int, operator: str, what: str, *, directory: bool) -> int:
-    """One action of one clause, as GNU's ``mode_adjust`` does it (gnulib, modechange.c)."""
+    """Apply one action of one clause, like ``mode_adjust`` of GNU (gnulib, modechange.c)."""
     value = 0
     if _DIGITS.fullmatch(what):
         value = int(what, 8)
@@ -62,7 +62,7 @@ def _apply(mode: int, affected: int, operator: str, what: str, *, directory: boo
         mentioned = affected & value if affected else value
         if "X" in what and (directory or mode & _EXECUTE):
             value |= _EXECUTE
-    # A directory keeps set-user-id and set-group-id unless they are mentioned.
+    # A directory keeps set-user-id and set-group-id unless the mode mentions them.
     kept = 0o6000 & ~mentioned if directory else 0
     value &= (affected or ~UMASK) & ~kept
     if operator == "+":
@@ -74,7 +74,7 @@ def _apply(mode: int, affected: int, operator: str, what: str, *, directory: boo
 
 
 def explain_integer(value: int) -> str:
-    """The hint for a mode that was written as a number instead of a string."""
+    """The hint for a mode that is a number instead of a string."""
     readings = []
     if _OCTAL.fullmatch(str(value)):
         readings.append(f'"{value:04d}"')

@@ -1,7 +1,6 @@
-"""Parsed documents with the place of every value, and how several become one.
+"""Parsed documents with the place of each value, and their merge.
 
-Tables are merged key by key, lists are put one behind the other, of other values the
-last one wins.
+Tables are merged key by key, lists are concatenated, and of other values the last one takes effect.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 class Node:
     """A value and its ``place``.
 
-    ``value`` is a ``dict`` or ``list`` of nodes, or what ``tomllib`` made of anything
-    else. ``overridden`` are the values that it replaced; they must be valid anyway.
+    ``value`` is a ``dict`` or ``list`` of nodes, or a single value from ``tomllib``.
+    ``overridden`` are the values that it has replaced; they must be valid too.
     """
 
     value: object
@@ -43,7 +42,7 @@ def load(document: Mapping[str, object], file: str, lines: Mapping[KeyPath, int]
 
 
 def _wrap(value: object, file: str, lines: Mapping[KeyPath, int], path: KeyPath, text: str) -> Node:
-    """*text* is *path* as ``dotted`` has it."""
+    """Wrap *value*; *text* is the result of ``dotted`` for *path*."""
     place = Place(file, text, lines.get(path))
     if isinstance(value, Mapping):
         wrapped = {
@@ -74,7 +73,7 @@ def merge(first: Node, second: Node) -> Node:
 
 
 def settings(node: Node) -> Iterator[Node]:
-    """All single values in *node* but those in lists, in the order of the configuration."""
+    """All single values in *node* that are not in lists, in the order of the configuration."""
     table = node.table()
     if table is not None:
         for child in table.values():
@@ -84,7 +83,7 @@ def settings(node: Node) -> Iterator[Node]:
 
 
 def dotted(path: KeyPath) -> str:
-    """A key path as people write it: ``persistence."/persistent".files[2].mode``."""
+    """A key path for messages: ``persistence."/persistent".files[2].mode``."""
     text = ""
     for key in path:
         text = _longer(text, key)
@@ -92,14 +91,14 @@ def dotted(path: KeyPath) -> str:
 
 
 def _longer(text: str, key: str | int) -> str:
-    """The key path *text* with one *key* more."""
+    """The key path *text*, extended with *key*."""
     if isinstance(key, int):
         return f"{text}[{key}]"
     return f"{text}.{quoted(key)}" if text else quoted(key)
 
 
 def quoted(key: str) -> str:
-    """A key as it must be written in TOML."""
+    """A key in TOML syntax, quoted if necessary."""
     if _BARE.fullmatch(key):
         return key
     escaped = key.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,4 +1,4 @@
-"""The fault in a configuration, and where."""
+"""Problems of a configuration, with their places."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ephemeroot.errors import Misconfigured
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written: ``file``, the ``key`` path in it, and the line if known."""
+    """A place in the configuration: ``file``, the ``key`` path in it, and the line if known."""
 
     file: str
     key: str = ""
@@ -23,9 +23,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake. ``reason`` and ``hint`` (what to do) are one line each, without a full stop.
+    """One problem. ``reason`` and ``hint`` (the next step) are one line each, without a full stop.
 
-    A ``warning`` does not keep the configuration from being used.
+    With a ``warning``, the configuration is usable.
     """
 
     file: str
@@ -42,7 +42,7 @@ class Problem:
 
     @property
     def place(self) -> Place:
-        """Where it is."""
+        """Its place."""
         return Place(self.file, self.key, self.line)
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Problem:
 
 
 class Mistake(Exception):
-    """A value is not what its setting wants; whoever knows the place makes a problem of it."""
+    """An invalid value; the caller, which knows the place, makes a ``Problem`` of it."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
         super().__init__(reason)
@@ -71,7 +71,7 @@ class Mistake(Exception):
 
 
 class Mistakes(Mistake):
-    """Mistakes in several items of one list. ``found`` has each with the position of its item."""
+    """Errors in several items of one list. ``found`` has each with the position of its item."""
 
     def __init__(self, found: list[tuple[int, Mistake]]) -> None:
         super().__init__("; ".join(mistake.reason for _, mistake in found), found[0][1].hint)
@@ -79,17 +79,17 @@ class Mistakes(Mistake):
 
 
 class InvalidConfiguration(Misconfigured):
-    """The configuration cannot be used; ``problems`` has everything, warnings included."""
+    """The configuration cannot be used; ``problems`` has all errors and warnings."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = ordered(problems)
         errors = [problem for problem in self.problems if not problem.warning]
-        count = "a mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
-        super().__init__(f"the configuration has {count}", "see 'ephemeroot check'")
+        count = "an error" if len(errors) == 1 else f"{len(errors)} errors"
+        super().__init__(f"the configuration has {count}", "run 'ephemeroot check'")
 
 
 def ordered(problems: Iterable[Problem]) -> list[Problem]:
-    """*problems* without repetitions: errors first, then by file and line, then as found."""
+    """*problems* without duplicates: errors first, then by file and line."""
     unique = list(dict.fromkeys(problems))
     files = list(dict.fromkeys(problem.file for problem in unique))
     return sorted(

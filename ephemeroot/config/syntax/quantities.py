@@ -1,4 +1,4 @@
-"""Kinds of values that are amounts: of time, and of memory or disk space."""
+"""The kinds of values for amounts of time, memory and disk space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Seconds(Kind):
     longest = values.LONGEST
 
     _UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-    # Possessive: without that, 100,000 digits that do not fit take for ever.
+    # Possessive quantifiers: without them, 100,000 digits that do not match take too long.
     _SPAN = re.compile(r"\s*+(?:\d{1,9}+(?!\d)\s*+(?:sec|s|min|m|h|)\s*+)++", re.ASCII)
     _PART = re.compile(r"(\d+)\s*([a-z]*)", re.ASCII)
 
@@ -27,10 +27,10 @@ class Seconds(Kind):
         else:
             text = self.text(value)
             if not self._SPAN.fullmatch(text):
-                raise Mistake(f"{text!r} is not a time", f"must be {self.word}")
+                raise Mistake(f"{text!r} is not a time", f"write {self.word}")
             seconds = sum(int(n) * self._UNITS[unit] for n, unit in self._PART.findall(text))
         if not 0 < seconds <= self.longest:
-            raise Mistake(f"{value!r} is not between 1 second and a day")
+            raise Mistake(f"{value!r} is not between 1 second and a day", f"write {self.word}")
         return seconds
 
     def schema(self) -> Schema:
@@ -38,7 +38,7 @@ class Seconds(Kind):
 
 
 class Patience(Seconds):
-    """A time span for which something is waited for; 0 and ``infinity`` are without end."""
+    """A time limit; 0 and ``infinity`` mean unlimited."""
 
     word = 'a time such as 90, "10s" or "2min"; 0 waits without limit'
 
@@ -70,10 +70,10 @@ class Size(Kind):
         text = self.text(value)
         found = self._SIZE.fullmatch(text)
         if found is None:
-            raise Mistake(f"{text!r} is not a size", f"must be {self.word}")
+            raise Mistake(f"{text!r} is not a size", f"write {self.word}")
         size = int(found[1]) * 1024 ** (" KMGTPE".index(found[2]) if found[2] else 0)
         if size >= 1 << 63:
-            raise Mistake(f"{text!r} is larger than any filesystem")
+            raise Mistake(f"{text!r} is larger than any filesystem", f"write {self.word}")
         return size
 
     def schema(self) -> Schema:
@@ -81,7 +81,7 @@ class Size(Kind):
 
 
 class Amount(Size):
-    """A size, or a part of the whole: ``10%``. Stays the text that was written."""
+    """A size, or a percentage: ``10%``. A percentage stays a text."""
 
     plan = "amount"
     word = 'a size such as "2G" or a part such as "10%"'
@@ -91,6 +91,6 @@ class Amount(Size):
     def parse(self, value: object) -> object:
         if isinstance(value, str) and (found := self._PERCENT.fullmatch(value)):
             if int(found[1]) > 100:
-                raise Mistake(f"{value!r} is more than the whole")
+                raise Mistake(f"{value!r} is more than 100%", f"write {self.word}")
             return f"{int(found[1])}%"
         return str(super().parse(value))

@@ -1,7 +1,7 @@
-"""Every setting there is, declared once.
+"""The declarations of all settings.
 
-This table drives the reader, its hints, the JSON Schema and the manual. What a wiper
-adds below ``[root.<wiper>]`` comes from the wiper itself (``wipers/contract.py``).
+The reader, its hints, the JSON Schema and the tests of the manual use them. Each wiper declares its
+settings in ``[root.<wiper>]`` itself (``wipers/contract.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ephemeroot.hooks.plan import POLICIES, SEED_LIMIT
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key. ``default`` is what counts if it is left out; ``help`` is one line."""
+    """One key. ``default`` is the value of a missing key; ``help`` is one line."""
 
     name: str
     kind: kinds.Kind | Table | Named | Listed
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A table whose keys are names of the user's choice (checked by ``key``)."""
+    """A table whose keys are arbitrary names, which ``key`` checks."""
 
     key: kinds.Kind
     table: Table
@@ -58,7 +58,7 @@ class Listed:
 
 
 def _key(kind: kinds.Kind | Table, help: str) -> dict[str, Any]:
-    """What a field of a class of options says of its key."""
+    """The metadata of a field that declares a key."""
     return {"kind": kind, "help": help}
 
 
@@ -77,7 +77,7 @@ def keys(class_: type[Any]) -> tuple[Setting, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
-    """Owner, group (names or numbers) and mode; ``None`` leaves it to the default."""
+    """Owner, group (names or numbers) and mode; ``None`` is the default."""
 
     user: str | int | None = field(
         default=None, metadata=_key(kinds.Account("user"), "owner of a new parent directory")
@@ -95,7 +95,7 @@ PARENT = Table(keys(Permissions))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """How binds are marked: on the store, a user or an entry; ``None`` says nothing."""
+    """The options of binds, for a store, a user or an entry; ``None`` is not set."""
 
     hide_mounts: bool | None = field(
         default=None,
@@ -113,7 +113,7 @@ class Binding:
     )
 
     def under(self, above: Binding) -> Self:
-        """This level merged onto the one *above*; of the same option the last one counts."""
+        """These options merged with those of the level *above*; this level takes precedence."""
         options = [*above.mount_options, *self.mount_options]
         return replace(
             self,
@@ -124,14 +124,14 @@ class Binding:
 
     @property
     def marks(self) -> tuple[bool | None, bool | None, tuple[str, ...]]:
-        """All that it says, to compare."""
+        """All options, for comparisons."""
         return self.hide_mounts, self.allow_trash, self.mount_options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options(Binding):
-    """What an entry says of its path. The same value goes from the reader to the plan, where the
-    operation gets those of its fields that are keys (``plan/compile.py``).
+    """The options of an entry. The plan gets the same values: each operation has fields with the
+    names of its keys (``plan/compile.py``).
     """
 
     user: str | int | None = field(
@@ -147,21 +147,23 @@ class Options(Binding):
     )
     method: str = field(
         default=directories.METHODS[0],
-        metadata=_key(kinds.Choice((*directories.METHODS, "overlay")), "how the root gets it"),
+        metadata=_key(
+            kinds.Choice((*directories.METHODS, "overlay")), "how the root gets the content"
+        ),
     )
     parent_directory: Permissions = field(
         default_factory=Permissions,
-        metadata=_key(PARENT, "owner, group and mode of its directory, if that is created"),
+        metadata=_key(PARENT, "owner, group and mode of the directory above it, if created"),
     )
     store: str | None = field(
         default=None,
-        metadata=_key(kinds.AbsolutePath(), "another store for this entry alone"),
+        metadata=_key(kinds.AbsolutePath(), "another store, only for this entry"),
     )
     initial: str = field(
         default=INITIAL[0],
         metadata=_key(
             kinds.Choice(INITIAL),
-            "the source of its first content: the previous root, the fresh root, or none",
+            "the source of its first content: the previous root, the new root, or none",
         ),
     )
     required: bool = field(
@@ -174,12 +176,12 @@ class Options(Binding):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryOptions(Options):
-    """What an entry says of a directory."""
+    """The options of a directory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions(Options):
-    """What an entry says of a file."""
+    """The options of a file."""
 
     mode: int | None = field(
         default=None,
@@ -189,7 +191,7 @@ class FileOptions(Options):
         default=files.METHODS[0],
         metadata=_key(
             kinds.Choice((*files.METHODS, "copy")),
-            "how the root gets it; use copy for files that programs replace by rename",
+            "how the root gets the content; use copy for files that programs replace by rename",
         ),
     )
     first_boot: bool = field(
@@ -201,16 +203,16 @@ class FileOptions(Options):
 
 
 OPTIONS: dict[str, type[Options]] = {"directory": DirectoryOptions, "file": FileOptions}
-"""What entries of each kind say, by the key that has the path."""
+"""The options of each kind of entry, by the key of the path."""
 
 
 def _entry(what: str, path: kinds.Kind) -> Listed:
-    named = Setting(what, path, f"the {what}'s path", required=True)
+    named = Setting(what, path, f"the path of the {what}", required=True)
     return Listed(Table((named, *keys(OPTIONS[what]))), what)
 
 
 USER = Table((
-    Setting("home", kinds.AbsolutePath(), "the home, if it is not the one in passwd"),
+    Setting("home", kinds.AbsolutePath(), "the home, if it differs from that in passwd"),
     *keys(Binding),
     Setting("directories", _entry("directory", kinds.HomePath()),
             "persistent directories in the home", ()),
@@ -219,7 +221,7 @@ USER = Table((
 ))  # fmt: skip
 
 STORE = Table((
-    Setting("enable", kinds.Boolean(), "false: as if the store were not declared", True),
+    Setting("enable", kinds.Boolean(), "whether the store is used", True),
     *keys(Binding),
     Setting("directories", _entry("directory", kinds.AbsolutePath()),
             "persistent directories", ()),
@@ -228,29 +230,29 @@ STORE = Table((
 ))  # fmt: skip
 
 VOLUME = Table((
-    Setting("mount-point", kinds.AbsolutePath(), "where the volume is mounted", required=True),
+    Setting("mount-point", kinds.AbsolutePath(), "the mount point of the volume", required=True),
     Setting("device", kinds.Text(), "the device or share, as mount(8) takes it", required=True),
-    Setting("type", kinds.Text(), "the filesystem's type", required=True),
+    Setting("type", kinds.Text(), "the type of the filesystem", required=True),
     Setting("options", kinds.Options(), "mount options", ()),
     Setting("needed-for-boot", kinds.Boolean(), "mount it in the initramfs, before the wipe", True),
     Setting("timeout", quantities.Patience(), "how long to wait for the device; 0 waits without "
                                               "limit",
             90),
 ))  # fmt: skip
-"""Its key ``wipe`` depends on the wiper it names, see ``plugins.volume_table``."""
+"""Without ``wipe``, whose keys depend on the wiper, see ``plugins.volume_table``."""
 
 ROOT = Table((
     Setting("wiper", kinds.Text(), "the wiper of the root", required=True),
-    Setting("external-boot", kinds.Boolean(), "kernel and initramfs are loaded from elsewhere "
-            "(network, hypervisor): the root's /boot is not used", False),
+    Setting("external-boot", kinds.Boolean(), "whether kernel and initramfs are loaded from "
+            "elsewhere (network, hypervisor), and not from /boot of the root", False),
 ))  # fmt: skip
-"""Beside these, a table for each wiper."""
+"""There is also a table for each wiper."""
 
 WHAT_TO_WIPE = (
     Setting("device", device_names.Device(), "the device with the root; by default root= of the "
             "kernel command line"),
-    Setting("subvolume", kinds.InnerPath(), "the root's name on it; by default subvol= in "
-            "rootflags= of the kernel command line"),
+    Setting("subvolume", kinds.InnerPath(), "the subvolume of the root on the device; by default "
+            "subvol= in rootflags= of the kernel command line"),
 )  # fmt: skip
 
 NETWORK = Table((
@@ -263,28 +265,28 @@ NETWORK = Table((
 
 ON_FAILURE = Table(tuple(
     Setting(kind, kinds.Choice(POLICIES[kind]), text, POLICIES[kind][0]) for kind, text in (
-        ("wipe", "the root could not be made fresh"),
-        ("store", "a volume needed for boot is missing or is the wrong one"),
-        ("path", "a declared path failed"),
+        ("wipe", "the reaction if the wipe of the root fails"),
+        ("store", "the reaction if a volume needed for boot is missing or is another one"),
+        ("path", "the reaction if a declared path fails"),
     )
 ))  # fmt: skip
 
 MATCH = Table((
     Setting("host-name", match.HostNames(), "host names (glob patterns), of which one must match"),
-    Setting("machine-id", match.MachineIds(), "machine ids, of which one must be this machine's"),
+    Setting("machine-id", match.MachineIds(), "machine ids, of which one must match"),
 ))  # fmt: skip
 
 TOP = Table((
     Setting("seed-limit", quantities.Size(), "limit for seeding one newly declared path during the "
             "boot; use 'ephemeroot adopt' for larger paths", SEED_LIMIT),
     Setting("on-failure", ON_FAILURE, "the reaction to failures"),
-    Setting("on-package-change", kinds.Choice(("warn", "redirect", "both", "off")), "what happens "
-            "when a package manager changes the running root: a line that says what the next boot "
-            "forgets, a refusal (automatic upgrades are done in the base), the same change in the "
-            "base, or nothing", "warn"),
+    Setting("on-package-change", kinds.Choice(("warn", "redirect", "both", "off")), "the reaction "
+            "when a package manager changes the running root: print the packages that the next "
+            "boot forgets, refuse (and upgrade the base instead), repeat the change in the base, "
+            "or none", "warn"),
     Setting("network", NETWORK, "a static network for network volumes, if the initramfs does not "
             "set it up otherwise"),
-    Setting("volumes", Listed(VOLUME), "volumes beside those in /etc/fstab", ()),
+    Setting("volumes", Listed(VOLUME), "volumes in addition to those in /etc/fstab", ()),
     Setting("persistence", Named(kinds.AbsolutePath(), STORE), "stores and their persistent paths"),
 ))  # fmt: skip
-"""Beside these, ``root``, and ``match`` in drop-ins."""
+"""There are also ``root``, and ``match`` in drop-ins."""

@@ -1,4 +1,4 @@
-"""Writing TOML: the standard library only reads it (toml.io/en/v1.0.0)."""
+"""A writer for TOML values: the standard library only reads TOML (toml.io/en/v1.0.0)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _SHORT = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r", '"': 
 
 
 def quote(text: str) -> str:
-    """*text* as a basic string, whatever characters are in it.
+    """*text* as a basic string, with escapes where necessary.
 
-    Raises ``UnicodeEncodeError`` for what is not a text (a path that is no UTF-8): TOML has no
-    way to write it.
+    Raises ``UnicodeEncodeError`` for a text that is not UTF-8, such as a path in another encoding:
+    TOML cannot contain it.
     """
     text.encode("utf-8")
     return '"' + "".join(_character(c) for c in text) + '"'
@@ -26,6 +26,6 @@ def _character(character: str) -> str:
 
 
 def array(items: Iterable[str]) -> str:
-    """An array of items that are TOML already, one a line; ``[]`` if there are none."""
+    """An array of items in TOML syntax, one on each line; ``[]`` if there are none."""
     lines = [f"  {item},\n" for item in items]
     return f"[\n{''.join(lines)}]" if lines else "[]"

@@ -97,7 +97,7 @@ def test_refuses_a_boot_directory_that_is_not_a_volume(tmp_path: Path) -> None:
 def test_refuses_a_missing_directory_of_the_root(tmp_path: Path) -> None:
     missing = OVERLAY.replace("subdir=persistent", "subdir=elsewhere")
     said = refusals(tmp_path, {}, missing)
-    assert "for /persistent, is missing" in said
+    assert "cannot mount /persistent: the directory" in said
     assert f"mkdir -p {tmp_path}/elsewhere" in said
     (tmp_path / "elsewhere").mkdir()
     assert refusals(tmp_path, {}, missing) == ""
@@ -105,4 +105,4 @@ def test_refuses_a_missing_directory_of_the_root(tmp_path: Path) -> None:
 
 def test_refuses_a_directory_of_a_network_filesystem(tmp_path: Path) -> None:
     changed = OVERLAY.replace('"LABEL=root"', '"192.0.2.1:/x"').replace('"ext4"', '"nfs4"')
-    assert "a directory of a nfs4 cannot be mounted" in refusals(tmp_path, {}, changed)
+    assert "cannot mount a directory of nfs4" in refusals(tmp_path, {}, changed)

@@ -34,7 +34,9 @@ def test_refuses_a_port_that_is_not_a_number(
     assert (tree.errors() == []) == accepted
     if not accepted:
         assert f"{key}={value} is not a port" in tree.complaint()
-        assert not any("there is none" in p.reason for p in tree.problems()), "there is one"
+        assert not any("[network] has no effect" in p.reason for p in tree.problems()), (
+            "there is one"
+        )
 
 
 @pytest.mark.parametrize(
@@ -76,10 +78,10 @@ def test_both_names_of_the_address_option_of_cifs_are_recognised(tmp_path: Path)
     ("server", "words"),
     [
         ("fe80::1%eth0", ""),
-        ("fe80::1", "valid on one link only"),
-        ("fe80::1%eth1", "is on the link of eth1, and [network] sets up eth0"),
-        ("fe80::1%25eth0", "is on the link of 25eth0"),
-        ("2001:db8::1%eth0", "names an interface and is not a link-local one"),
+        ("fe80::1", "is link-local, but does not name an interface"),
+        ("fe80::1%eth1", "its link is that of eth1, but [network] sets up eth0"),
+        ("fe80::1%25eth0", "its link is that of 25eth0"),
+        ("2001:db8::1%eth0", "names an interface, but is not link-local"),
         ("::ffff:10.0.0.1", "not in a network"),
     ],
 )
@@ -103,11 +105,11 @@ def test_a_link_local_server_must_name_the_configured_interface(
     [
         ("10.0.0.5/24", "10.0.0.1", ""),
         ("10.0.0.5/24", "10.0.0.5", "own address"),
-        ("10.0.0.5/24", "10.0.0.0", "the address of all of 10.0.0.0/24"),
-        ("10.0.0.5/24", "10.0.0.255", "the address of all of 10.0.0.0/24"),
+        ("10.0.0.5/24", "10.0.0.0", "broadcast address of 10.0.0.0/24"),
+        ("10.0.0.5/24", "10.0.0.255", "broadcast address of 10.0.0.0/24"),
         ("10.0.0.5/24", "10.0.1.1", "not in a network"),
         ("10.0.0.4/31", "10.0.0.5", ""),
-        ("fd00::5/64", "fd00::", "the address of all of fd00::/64"),
+        ("fd00::5/64", "fd00::", "broadcast address of fd00::/64"),
         ("fd00::5/64", "fd00:0::0005", "own address"),
         ("fd00::5/64", "fe80::1", ""),
     ],
@@ -127,6 +129,6 @@ def test_refuses_a_gateway_that_is_not_another_machine_of_the_network(
 def test_warns_of_an_unused_network_table(tmp_path: Path) -> None:
     tree = MachineTree(tmp_path, f"{ROOT}{VOLUME}{V4}{STORE}")
     assert tree.errors() == []
-    assert any("there is none" in problem.reason for problem in tree.problems())
+    assert any("[network] has no effect" in problem.reason for problem in tree.problems())
     tree.write(MAIN, ROOT + VOLUME + STORE)
     assert tree.problems() == []

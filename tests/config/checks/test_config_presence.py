@@ -29,7 +29,7 @@ def warnings(tree: MachineTree) -> list[str]:
 def test_reports_a_declared_directory_that_is_a_file(tree: MachineTree, method: str) -> None:
     tree.write("etc/tool.conf", "settings")
     declare(tree, f'{{ directory = "/etc/tool.conf", method = "{method}" }}')
-    expected = "/etc/tool.conf is declared as a directory, but it is a file (declare it in files)"
+    expected = "/etc/tool.conf is declared as a directory, but is a file (declare it in files)"
     assert tree.complaint() == expected
 
 
@@ -37,7 +37,7 @@ def test_reports_a_declared_directory_that_is_a_file(tree: MachineTree, method: 
 def test_reports_a_declared_file_that_is_a_directory(tree: MachineTree, method: str) -> None:
     (tree.path / "etc/net").mkdir()
     declare(tree, files=f'{{ file = "/etc/net", method = "{method}" }}')
-    expected = "/etc/net is declared as a file, but it is a directory (declare it in directories)"
+    expected = "/etc/net is declared as a file, but is a directory (declare it in directories)"
     assert tree.complaint() == expected
 
 
@@ -72,5 +72,5 @@ def test_warns_that_a_link_does_not_replace_existing_content(tree: MachineTree, 
         tree.write("srv/tool", "settings")
         declare(tree, files='{ file = "/srv/tool", method = "symlink" }')
     assert tree.errors() == []
-    reason = f"the live root has a {kind} at /srv/tool, and a link does not replace it"
+    reason = f"cannot link /srv/tool: the live root has a {kind} there"
     assert any(reason in text for text in warnings(tree))

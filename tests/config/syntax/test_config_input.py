@@ -146,7 +146,7 @@ def test_reports_a_file_instead_of_the_drop_in_directory(
     else:
         os.mkfifo(path)
     (problem,) = at(tree, directory)
-    assert problem.reason.startswith("cannot be read: ")
+    assert problem.reason.startswith("cannot read the file: ")
     assert not problem.warning
 
 
@@ -163,10 +163,10 @@ STRAY = (
 def test_reports_a_misplaced_drop_in(tree: MachineTree, name: str) -> None:
     tree.write(name, "root.btrfs.keep-days = 3\n")
     (problem,) = tree.problems()
-    assert (problem.file, problem.reason) == (str(tree.path / name), "is not read")
+    assert (problem.file, problem.reason) == (str(tree.path / name), "this file is not read")
     assert (
         "/etc/ephemeroot" in problem.hint
-        or "ends in .toml" in problem.hint
+        or "must end in .toml" in problem.hint
         or ("/usr/lib/ephemeroot/conf.d" in problem.hint)
     )
 
@@ -247,7 +247,7 @@ def test_the_hint_names_the_table_of_any_misplaced_key(tree: MachineTree, key: s
 )
 def test_a_table_of_another_wiper_has_no_effect(tree: MachineTree, wiper: str, other: str) -> None:
     tree.write(MAIN, f'[root]\nwiper = "{wiper}"\n[root.{other}]\n')
-    found = [p for p in tree.problems() if p.reason.startswith("has no effect")]
+    found = [p for p in tree.problems() if p.reason.startswith("this table has no effect")]
     assert [(p.line, p.key, p.warning) for p in found] == [(3, f"root.{other}", True)]
     assert f'set wiper = "{other}"' in found[0].hint
 
@@ -411,4 +411,4 @@ def test_reports_a_directory_in_place_of_the_configuration(
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert f"{tree.path / MAIN}: cannot be read: it is a directory" in done.stdout
+    assert f"{tree.path / MAIN}: cannot read the file: it is a directory" in done.stdout

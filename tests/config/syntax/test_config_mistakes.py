@@ -57,11 +57,11 @@ def test_reports_ten_mistakes_as_ten_problems(tree: MachineTree) -> None:
     tree.write(MAIN, TEN)
     errors = tree.errors()
     assert {(error.line, error.key, error.reason, error.hint) for error in errors} == {
-        (6, "root.btrfs.keep-days", "must be a whole number, not a string", ""),
+        (6, "root.btrfs.keep-days", "the value must be a whole number, not a string", ""),
         (7, "root.btrfs.oldroots", "unknown key `oldroots`", "did you mean `old-roots`?"),
-        (10, "on-failure.wipe", ("'halt' is unknown: must be \"keep\" or \"emergency\" or "
-         '"reboot" or "poweroff"'), ""),
-        (16, "volumes[0].options", "must be a list, not a string",
+        (10, "on-failure.wipe", ("'halt' is unknown: the value must be \"keep\" or "
+         '"emergency" or "reboot" or "poweroff"'), ""),
+        (16, "volumes[0].options", "the value must be a list, not a string",
          'write ["subvol=persistent", "noatime"]'),
         (19, f"{PERSISTENT}.hide-mount", "unknown key `hide-mount`",
          "did you mean `hide-mounts`?"),
@@ -72,10 +72,10 @@ def test_reports_ten_mistakes_as_ten_problems(tree: MachineTree) -> None:
         (23, f"{PERSISTENT}.directories[2].mode", "700 is a number, but a mode is a string",
          'write it as a string: "0700" or "1274" (if 0o1274 was meant)'),
         (28, f"{PERSISTENT}.files[2]", "/etc/keys/secret is below the file /etc/keys",
-         f'a file has nothing below it; see {tree.show()}:27: {PERSISTENT}.files[1]'),
+         f'declare /etc/keys as a directory ({tree.show()}:27: {PERSISTENT}.files[1])'),
         (32, f"{PERSISTENT}.users.talyz.directories[1].required",
-         "a user's entry cannot be required",
-         "remove it: a user could stop the machine from booting"),
+         "an entry of a user cannot be required: the user could prevent the boot",
+         "remove required"),
     }  # fmt: skip
     assert {error.file for error in errors} == {tree.show()}
 
@@ -86,7 +86,7 @@ def test_compiling_raises_all_mistakes(tree: MachineTree) -> None:
         compile_plan(read(tree.machine), tree.machine)
     assert [p for p in caught.value.problems if not p.warning] == tree.errors()
     assert caught.value.exit_code == 2
-    assert caught.value.message == "the configuration has 10 mistakes"
+    assert caught.value.message == "the configuration has 10 errors"
 
 
 def test_a_valid_configuration_has_no_problems(tree: MachineTree) -> None:
@@ -128,7 +128,7 @@ def test_problems_are_sorted_by_line(tree: MachineTree) -> None:
         (SOUND.replace('"/etc/machine-id"', '{ file = "/etc/x", first-boot = true }'),
          "files[0].first-boot", "is only for /etc/machine-id"),
         (SOUND.replace('"/var/log"', '"/etc/machine-id"').replace("files", "#"),
-         "directories[0]", "/etc/machine-id is a file"),
+         "directories[0]", "/etc/machine-id is declared as a directory"),
         (SOUND.replace('"/var/log"', '{ directory = "/srv", store = "/persistant" }'),
          "directories[0].store", "/persistant is not a declared store"),
         (SOUND.replace('"/var/log"', '{ directory = "/srv", group = "user" }'),
@@ -156,14 +156,14 @@ def test_reports_a_home_that_is_not_in_passwd(tree: MachineTree) -> None:
     tree.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nlea:x:1000:1000::/:/bin/sh\n")
     users = '[persistence."/persistent".users.lea]\nfiles = ["x"]\n'
     tree.write(MAIN, SOUND + users)
-    assert "the home of lea is /" in tree.complaint()
+    assert "cannot use the home of lea: it is /" in tree.complaint()
     tree.write(MAIN, SOUND + users + 'home = "/var/home/lea"\n')
     assert tree.errors() == []
 
 
 def test_reports_paths_that_are_too_long_in_the_store(tree: MachineTree) -> None:
     tree.write(MAIN, SOUND.replace("/var/log", "/" + "/".join(["n" * 200] * 20 + ["m" * 70])))
-    assert "in the store, the path is longer than 4095 bytes" in tree.complaint()
+    assert "cannot store it in /persistent: the path is longer than 4095 bytes" in tree.complaint()
 
 
 def test_ignores_disabled_stores(tree: MachineTree) -> None:

@@ -90,7 +90,7 @@ def test_refuses_text_that_is_not_a_mode(text: str) -> None:
     [
         (700, 'write it as a string: "0700" or "1274" (if 0o1274 was meant)'),
         (0o700, 'write it as a string: "0700" (if 0o700 was meant)'),
-        (99999, 'write it as a string: write "0750", or "u=rwx,g=rx,o=" as chmod reads it'),
+        (99999, 'write it as a string: write "0750", or "u=rwx,g=rx,o=" as for chmod'),
     ],
 )
 def test_refuses_an_integer_as_a_mode(value: int, hint: str) -> None:

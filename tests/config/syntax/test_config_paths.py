@@ -74,7 +74,7 @@ def test_accepts_unusual_but_valid_paths(text: str) -> None:
         ("$HOME/.ssh", "home directory, which is not expanded", "write '.ssh'"),
         ("${HOME}/.ssh", "home directory, which is not expanded", "write '.ssh'"),
         ("~", "home directory, which is not expanded", "relative to the home"),
-        (".", "is the home itself", "declare the home's path"),
+        (".", "is the home itself", "declare the path of the home"),
         ("../x", "contains '..'", "write the resulting path"),
         ("", "is empty", "write the path"),
     ],

@@ -45,21 +45,21 @@ def mistake(content: bytes) -> toml.SyntaxMistake:
 @pytest.mark.parametrize(("text", "name"), NUMBERS, ids=[name for _, name in NUMBERS])
 def test_reports_the_line_of_a_number_out_of_range(text: str, name: str) -> None:
     found = mistake((BEFORE + text + "\nlast = 1\n").encode())
-    assert found.reason == "has a number that does not fit into 64 bits"
+    assert found.reason == "the file has a number that does not fit into 64 bits"
     assert found.line == 3 + text.count("\n")
 
 
 @pytest.mark.parametrize(("text", "name"), NESTED, ids=[name for _, name in NESTED])
 def test_reports_the_line_of_nesting_that_is_too_deep(text: str, name: str) -> None:
     found = mistake((BEFORE + text + "\nlast = 1\n").encode())
-    assert found.reason == f"is nested more than {toml.DEEPEST} levels deep"
+    assert found.reason == f"the file is nested more than {toml.DEEPEST} levels deep"
     assert found.line == 3 + text.count("\n")
 
 
 @pytest.mark.parametrize("text", INVALID)
 def test_reports_the_line_of_invalid_toml_without_python_terms(text: str) -> None:
     found = mistake((BEFORE + text + "\n").encode())
-    assert found.reason.startswith("is not valid TOML: ")
+    assert found.reason.startswith("the file is not valid TOML: ")
     assert "('" not in found.reason
     assert found.line is not None
     assert 3 <= found.line <= 3 + text.count("\n") + 1
@@ -68,14 +68,14 @@ def test_reports_the_line_of_invalid_toml_without_python_terms(text: str) -> Non
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_names_another_encoding_without_a_byte_order_mark(encoding: str) -> None:
     found = mistake(BEFORE.encode(encoding))
-    assert (found.reason, found.line) == ("contains NUL bytes", 1)
+    assert (found.reason, found.line) == ("the file contains NUL bytes", 1)
     assert "UTF-16" in found.hint
 
 
 @pytest.mark.parametrize("line", range(1, 4))
 def test_names_the_line_where_an_interrupted_write_ends(line: int) -> None:
     found = mistake(b"a = 1\n".replace(b"a", b"a" * line) * (line - 1) + bytes(512))
-    assert (found.reason, found.line) == ("contains NUL bytes", line)
+    assert (found.reason, found.line) == ("the file contains NUL bytes", line)
 
 
 def test_the_limit_of_digits_is_not_pythons(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,15 +71,15 @@ def test_accepts_good_values(kind: kinds.Kind, value: object, parsed: object) ->
         (kinds.Integer(), 1.5, "must be a whole number, not a fraction"),
         (kinds.Text(), "", "must not be empty"),
         (kinds.Text(), [], "must be a string, not a list"),
-        (kinds.Choice(("bind", "symlink")), "simlink", "'simlink' is unknown: must be"),
+        (kinds.Choice(("bind", "symlink")), "simlink", "'simlink' is unknown: the value must be"),
         (quantities.Seconds(), 0, "not between 1 second and a day"),
         (quantities.Seconds(), "2d", "is not a time"),
         (quantities.Seconds(), "soon", "is not a time"),
         (quantities.Size(), "12 apples", "is not a size"),
         (quantities.Size(), "10%", "is not a size"),
-        (quantities.Amount(), "110%", "more than the whole"),
-        (kinds.Account("user"), 2**32 - 1, "is not a user number"),
-        (kinds.Account("group"), -1, "is not a group number"),
+        (quantities.Amount(), "110%", "more than 100%"),
+        (kinds.Account("user"), 2**32 - 1, "is not the number of a user"),
+        (kinds.Account("group"), -1, "is not the number of a group"),
         (kinds.InnerPath(), "/", "is the root directory"),
         (kinds.InnerPath(), "a/../b", "contains '..'"),
         (kinds.Options(), "noatime,ro", "must be a list, not a string"),
@@ -99,7 +99,7 @@ def test_hints_say_what_to_write() -> None:
     assert caught.value.hint == 'write ["noatime", "ro"]'
     with pytest.raises(Mistake) as caught:
         kinds.Boolean().parse("yes")
-    assert caught.value.hint == "write true, no quotes"
+    assert caught.value.hint == "write true without quotes"
     with pytest.raises(Mistake) as caught:
         kinds.Choice(("bind", "symlink")).parse("simlink")
     assert caught.value.hint == "did you mean `symlink`?"

@@ -405,9 +405,9 @@ def test_needs_no_volume_for_usr(tree: MachineTree) -> None:
         ('volume = "/data"', VOLUME, "/data is not a volume"),
         ('volume = "data"', VOLUME, "is not an absolute path"),
         ('volume = "/tmp"', VOLUME + '[[volumes]]\nmount-point = "/tmp"\ndevice = "t"\n'
-         'type = "tmpfs"\n', "no layers can be kept on /tmp"),
+         'type = "tmpfs"\n', "cannot keep layers on /tmp"),
         ('volume = "/mnt"', VOLUME + '[[volumes]]\nmount-point = "/mnt"\ndevice = "LABEL=x"\n'
-         'type = "ext4"\noptions = ["ro"]\n', "no layers can be kept on /mnt"),
+         'type = "ext4"\noptions = ["ro"]\n', "cannot keep layers on /mnt"),
         ('volume = "/persistent"\nsize = "1G"', VOLUME, "for a layer in memory"),
     ],
 )  # fmt: skip
