@@ -293,7 +293,7 @@ def test_reports_a_missing_plug_in(
          "was written for version 99 of the contract",
          "was written for version 99 of the contract"),
         ('        Option("size", "amount", "75%", ', '        Option("limit", "amount", "75%", ',
-         "unknown key `size`", "has no option size, which the applied plan sets"),
+         "unknown key `size`", "does not have the option size, which the applied plan"),
         ("        if settings[\"type\"] in", "        if settings[\"kind\"] in",
          "cannot check its settings: KeyError", None),
         ('        return Needs(kernel', '        return 1 / 0 or Needs(kernel', None,
