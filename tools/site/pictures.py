@@ -175,30 +175,30 @@ VERBS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ("init", "propose a configuration"),
         ("check", "show all mistakes"),
         ("rehearse", "simulate the next boot"),
-        ("apply", "arm it: rebuild the images"),
+        ("apply", "write the plan, rebuild the images"),
     )),
-    ("See what it does", "plain", (
-        ("plan", "what each boot does, line by line"),
-        ("status", "what this boot did"),
-        ("diff", "what the next boot will forget"),
+    ("Inspect it", "plain", (
+        ("plan", "the steps of each boot"),
+        ("status", "the state of this boot"),
+        ("diff", "files that the next boot deletes"),
     )),
     ("Keep a path", "green", (
         ("adopt PATH", "copy it into the store and declare it"),
     )),
-    ("Bring a file back", "green", (
+    ("Restore a file", "green", (
         ("roots list", "the old roots"),
-        ("roots diff NAME", "what differs"),
-        ("roots restore PATH --from NAME", "copy it back"),
+        ("roots diff NAME", "compare with this root"),
+        ("roots restore PATH --from NAME", "restore it"),
     )),
     ("Upgrade packages", "amber", (
         ("base run -- COMMAND", "for every later boot"),
-        ("base rollback", "back to the base before"),
+        ("base rollback", "return to the previous base"),
     )),
-    ("Boot differently, once", "amber", (
+    ("Change the next boot", "amber", (
         ("next-boot keep", "do not wipe"),
         ("next-boot root NAME", "boot an old root"),
     )),
-    ("Stop using it", "red", (
+    ("Return to a persistent root", "red", (
         ("leave", "keep all persistent files"),
     )),
     ("Without root", "plain", (
