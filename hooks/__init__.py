@@ -1,1 +1,1 @@
-"""What runs in the initramfs: a module each stage, and the plan they follow."""
+"""The code of the initramfs: a module for each stage, and the plan."""

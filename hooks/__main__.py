@@ -5,8 +5,8 @@ reported; 11 continue, another root than the plan's boots and nothing was done t
 the layer above the installed root is in memory, for none could be made where it belongs; 71 reboot;
 72 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
 Anything else, 20 for a plan that cannot be used and 70 for a bug among it, means that this
-program could decide nothing: then the policy that was baked into the image decides. 1 is
-no decision either: the interpreter ends so when it cannot even find its own library.
+program has not applied a policy: then the policy in the image decides. 1 is also
+not a decision: the interpreter ends so when it cannot even find its own library.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def main(
     try:
         os.makedirs(options.run, 0o755, exist_ok=True)
     except OSError as error:
-        # What needs it fails, and is judged by the policy for it.
+        # Operations that need it fail, and their policy decides.
         report.problem(f"cannot create {options.run}: {error.strerror}", level=WARNING)
     for problem in line.problems():
         report.problem(problem, level=WARNING)

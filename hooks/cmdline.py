@@ -2,7 +2,7 @@
 
 Words are split as the kernel does it (double quotes group, proc_cmdline(5) and the
 kernel's lib/cmdline.c); ``-`` and ``_`` in keys are the same, as for the kernel's own
-parameters; booleans are systemd's. What is not understood is reported, never guessed.
+parameters; booleans are systemd's. Invalid parameters are reported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OURS = ("ephemeroot", "ephemeroot.wipe", "ephemeroot.root", "ephemeroot.persist
 
 
 class CommandLine:
-    """The words of one command line, in order; the last one of a key is the one that counts."""
+    """The words of one command line, in order; the last one of a key takes effect."""
 
     __slots__ = ("words",)
 
@@ -30,7 +30,7 @@ class CommandLine:
             self.words.append((key.replace("_", "-"), value if equals else None))
 
     def has(self, key: str) -> bool:
-        """Whether the word is there, with or without a value."""
+        """Whether the line has the word, with or without a value."""
         return any(k == key for k, _ in self.words)
 
     def get(self, key: str) -> str | None:
@@ -91,7 +91,7 @@ class CommandLine:
         return found
 
     def root_device(self) -> str | None:
-        """``root=`` as a device spec, without dracut's ``block:``; ``None`` if it is none."""
+        """``root=`` as a device spec, without dracut's ``block:``; ``None`` if it is not one."""
         root = self.get("root")
         if root is None:
             return None

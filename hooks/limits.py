@@ -71,7 +71,7 @@ def describe(seed_limit: int) -> str:
 
 class Time:
     """So many *seconds* from now, to be divided fairly: root's entries may use all of it, each
-    user then gets an equal share of what is left, with what earlier users did not need.
+    user then gets an equal share of the rest, including unused time of earlier users.
     """
 
     __slots__ = ("end",)

@@ -1,4 +1,4 @@
-"""What may stay behind when a declared path is seeded, what did, and what must not."""
+"""Omissions when a declared path is seeded: allowed ones, recorded ones, and refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def takes_nothing(error: OSError) -> bool:
 
 
 def cannot_take(store: str, path: str, error: OSError) -> Refused:
-    """What a wipe must not continue after: the store has no place for what would be lost."""
+    """The refusal of a wipe, because the store cannot take files that would be lost."""
     if error.errno == errno.EROFS:
         return Refused(
             f"the store {store} is read-only: cannot store {path}",
@@ -42,8 +42,8 @@ class Omission:
     """What of one declared *path* could not be seeded into the *store* as *source*.
 
     ``files`` are names relative to *path* with the reason for each (``limits.NAMED`` at most),
-    ``count`` is how many there are. ``whole``: the store got nothing of *path*. ``target`` is what
-    was wiped, ``root`` the name, without flags, of its old root that has all of it; ``retired``
+    ``count`` is their number. ``whole``: nothing was stored of *path*. ``target`` is the wiped
+    target, ``root`` the name, without flags, of its old root that has all of it; ``retired``
     whether that root is known to have that name and to be marked ``.keep``.
     """
 
@@ -70,7 +70,7 @@ class Omission:
             self.files.append((name, reason))
 
     def describe(self) -> str:
-        """What is missing, in one line."""
+        """The omission in one line."""
         if self.whole:
             return f"{self.path} could not be seeded: {self.reason}"
         named = [f"{_show(name) or '.'} ({reason})" for name, reason in self.files]

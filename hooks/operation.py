@@ -1,7 +1,7 @@
 """What the plan is made of: small operations that describe, check and carry out themselves.
 
 The same object prints the line of ``ephemeroot plan``, of the dry run, of the boot log
-and of the report, and does the work: what is announced is what is done. A class declares each of
+and of the report, and does the work, so both always agree. A class declares each of
 its fields once, by ``field``. The plan's format, its validation, the slots and the constructor
 come from that, and so does the reference (``tools/site/reference.py``).
 """
@@ -114,8 +114,8 @@ class Operation(metaclass=_Declaring):
         raise NotImplementedError
 
     def carry_over(self, stage: Stage, previous: int) -> str:
-        """Before the wipe, with every proof held: save from the open *previous* root what
-        the store lacks. Returns what was saved in a word or two, empty for nothing.
+        """Before the wipe, with every proof held: seed from the open *previous* root what
+        the store lacks. Returns the result in a word or two, empty without a change.
         """
         return ""
 
@@ -126,8 +126,8 @@ class Operation(metaclass=_Declaring):
         return ""
 
     def prepare(self, stage: Stage) -> str:
-        """Before the overlay that the path is inside is mounted from the same store: change what
-        must be changed there. Returns what was done in a word or two, empty for nothing.
+        """Before the overlay that the path is inside is mounted from the same store: make the
+        necessary changes there. Returns the result in a word or two, empty without a change.
         """
         return ""
 

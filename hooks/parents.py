@@ -59,7 +59,7 @@ class Parents:
         """Move what the store lacks of the directory *source* into the directory *name*, which is
         *path* in the store: the existing content stays. *source_parent* and *parent* are open.
 
-        Only directories that are parents themselves are filled likewise. What is left of *source*
+        Only directories that are parents themselves are filled likewise. The rest of *source*
         is the caller's to remove. Without *name* the whole directory gets that name.
         """
         if not tree.exists(parent, name):

@@ -155,15 +155,15 @@ class Plan:
         }
 
     def wipes(self) -> list[Wipe]:
-        """What is made fresh, in the order in which that happens."""
+        """The wipes, in their order."""
         return [operation for operation in self.wipe if isinstance(operation, Wipe)]
 
     def root_wipe(self) -> Wipe | None:
-        """What makes the root fresh; ``None`` if only volumes are, or nothing is."""
+        """The wipe of the root; ``None`` if only volumes are wiped, or none."""
         return next((wipe for wipe in self.wipes() if wipe.target == "/"), None)
 
     def volumes(self) -> list[MountVolume]:
-        """What is mounted privately before the wipe."""
+        """The volumes that are mounted privately before the wipe."""
         return [operation for operation in self.wipe if isinstance(operation, MountVolume)]
 
     def stores(self) -> list[Store]:
@@ -323,7 +323,7 @@ def _operations(items: object, kinds: Kinds, *, proven: bool) -> list[Operation]
 
 
 def _canonical(content: dict[str, object]) -> bytes:
-    # ensure_ascii: paths that are no UTF-8 are surrogates in Python and must survive.
+    # ensure_ascii: paths that are not UTF-8 are surrogates in Python and must be kept.
     return documents.dump(content, compact=True) + b"\n"
 
 

@@ -166,7 +166,7 @@ def made(root: int) -> frozenset[str]:
 
 
 def write_made(root: int, made_here: list[str]) -> None:
-    """Add to the record of what was made in the open *root*."""
+    """Add to the record of paths created in the open *root*."""
     if made_here:
         everything = sorted(made(root) | set(made_here))
         write(root, MADE, b"".join(os.fsencode(path) + b"\0" for path in everything))

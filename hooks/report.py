@@ -2,7 +2,7 @@
 
 Each stage adds its operations to ``boot.json`` in the run directory. The same lines go
 to the journal or the kernel log: one line an operation at debug, one line a stage at
-info, failures as errors, and on the console too, where somebody may be waiting.
+info, failures as errors, and on the console, too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Walking the two trees: the store, which users write to, and the new root.
 
 In the store no symlink is ever followed. In the new root symlinks are followed inside
-it (``/var/run``, usr-merge), but only where nobody but root could have put them: a
+it (``/var/run``, usr-merge), but only where only root can have created them: a
 declared home directory is full of its user's.
 """
 
@@ -18,8 +18,8 @@ _LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
 
 class Place:
-    """What a path of the new root leads to: ``name`` in the open ``directory``; ``path`` is without
-    symlinks, ``status`` that of what is there, or ``None``. ``close`` closes the directory.
+    """The target of a path of the new root: ``name`` in the open ``directory``; ``path`` is without
+    symlinks, ``status`` its status, or ``None`` if it is missing. ``close`` closes the directory.
     """
 
     __slots__ = ("_lent", "directory", "name", "path", "status")
@@ -119,7 +119,7 @@ def trusted_link(directory: int, name: str, path: str, *, missing_is_fine: bool)
     is for messages.
 
     Raises ``OSError`` (ELOOP) if another user than root may have made it, and ``FileNotFoundError``
-    if nothing is there, unless *missing_is_fine*.
+    if it is missing, unless *missing_is_fine*.
     """
     status = status_of(directory, name)
     if status is None and not missing_is_fine:
@@ -260,7 +260,7 @@ def make_mount_point(parent: int, name: str) -> int:
     fd = paths.open_beneath(parent, name, os.O_RDONLY | os.O_DIRECTORY)
     try:
         status = os.fstat(fd)
-        # The directory above may hand its group down, or have an ACL for what is created in it.
+        # The parent directory may pass on its group, or have a default ACL for new entries.
         if made and (status.st_uid, status.st_gid) != (0, 0):
             os.fchown(fd, 0, 0)
         if made and stat.S_IMODE(status.st_mode) != 0o700:

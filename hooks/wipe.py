@@ -50,7 +50,7 @@ def run(stage: Stage) -> str:
         started = time.monotonic()
         if isinstance(operation, Wipe):
             if operation.target in record:
-                continue  # what failed after it is tried again
+                continue  # later failures are retried
             # A root that holds nothing loses nothing, not even to an old image.
             bare = operation.leaves_nothing(stage)
             if not kept and not bare:
@@ -88,7 +88,7 @@ def _kept_by_command_line(stage: Stage) -> str:
 
 
 def _follow_request(stage: Stage) -> str:
-    """Note which old root to boot; return why nothing is to be made fresh, or ``""``.
+    """Note which old root to boot; return why nothing is made fresh, or ``""``.
 
     Raises ``Refused`` for a request that is not understood.
     """
@@ -135,7 +135,7 @@ def require_ours(stage: Stage) -> None:
 
 
 def require_fresh(stage: Stage) -> None:
-    """Raise ``Refused`` if what is mounted, the new root or a volume, is not what the wipe made."""
+    """Raise ``Refused`` if the mounted root or a volume is not the one made by the wipe."""
     record = stage.recall(WIPED)
     for operation in stage.plan.wipes():
         if record is None:
@@ -155,7 +155,7 @@ def require_fresh(stage: Stage) -> None:
 
 
 def _mounted_at(stage: Stage, target: str) -> str:
-    """Where what was made fresh for *target* is mounted while the persistence stage runs."""
+    """The mount point of the fresh *target* during the persistence stage."""
     for volume in stage.plan.volumes():
         if volume.mount_point == target:
             return stage.volume(volume.name)
@@ -182,7 +182,7 @@ def remember_kept(stage: Stage, reason: str) -> None:
 
 
 def fall_back(stage: Stage, reason: str) -> bool:
-    """Boot a layer in memory, for nothing could be made fresh for *reason* and the installed root
+    """Boot a layer in memory, because the wipe failed for *reason* and the installed root
     must not be written to; False if there is no such layer above this machine's root.
 
     Raises ``EphemerootError`` or ``OSError`` if that fails too: nothing may be booted then.

@@ -1,4 +1,4 @@
-"""Copying what a directory is besides its content: owner, mode, ACL, label, flags."""
+"""Copying the attributes of a directory: owner, mode, ACL, label, flags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 from ephemeroot.linux import inode_flags
 from ephemeroot.wipers import marks
 
-# Flags that are somebody's choice for a directory's content: c, C, m (chattr(1)).
+# Flags that the administrator may set for a directory's content: c, C, m (chattr(1)).
 _KEPT_FLAGS = 0x00000004 | 0x00800000 | 0x00000400
 
 LABEL = "security.selinux"

@@ -44,12 +44,12 @@ class Boot:
     volumes that are mounted already, privately, to where they are.
 
     ``system`` is the id of the system that boots, which owns its history (``History.system``).
-    ``booted`` says which roots the last boots used, the newest first: ``{"fresh": …}`` is what
-    ``Outcome.fresh`` said, ``{"kept": …}`` what ``identify_mounted`` said of a root that was not
+    ``booted`` says which roots the last boots used, the newest first: ``{"fresh": …}`` is the value
+    of ``Outcome.fresh``, ``{"kept": …}`` that of ``identify_mounted`` for a root that was not
     made fresh. Empty if that is not known; recorded for a wiper that is ``LAYERED``.
 
-    ``shared`` is where a wiper may leave, under a name of its own choice, what another wipe
-    of the same boot can use again (a mount of the same filesystem); the stage calls
+    ``shared`` has objects, under a name of the wiper's choice, that another wipe
+    of the same boot can use (a mount of the same filesystem); the stage calls
     ``close`` on each when all wipes are done. ``None``: there will be no other.
     """
 

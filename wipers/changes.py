@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Deletion(Step):
-    """Delete one old root and what belongs to it.
+    """Delete one old root and its records.
 
-    ``execute`` proves first that it is what was listed, under a name of Ephemeroot's, not marked
+    ``execute`` proves first that it is the listed one, under a name of Ephemeroot's, not marked
     ``.keep``, and not in use (``History.prove``); raises ``EphemerootError`` or ``OSError``
     otherwise. ``recipe`` lets names of the shell recipe pass.
     """

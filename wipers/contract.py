@@ -12,9 +12,9 @@ a wipe needs it.
 A path that a method gets is one of these: a directory that the stage or a verb has made for this
 run, below ``/run/ephemeroot`` or in a mount namespace of its own (``private``), or a mount below
 it; the new root's or a volume's mount point while no user can run anything (``Boot.mount_point``,
-the *target* of ``is_fresh``); or the mount point of what was made fresh on the running system
-(``Installed.live``), of which the wiper proves that it is what a wipe has made. No path leads into
-a root: what is inside is opened from the root's descriptor, without following links
+the *target* of ``is_fresh``); or the mount point of the fresh root or volume on the running system
+(``Installed.live``), which the wiper proves to be made by a wipe. No path leads into
+a root: files inside are opened from the root's descriptor, without following links
 (``linux.paths.open_beneath``).
 """
 
@@ -122,7 +122,7 @@ class Wiper:
 
     ``KEPT_BY`` are words of the kernel command line with which another program of the initramfs
     takes a snapshot of the root or rolls it back, before it is mounted: with one of them nothing is
-    made fresh, for it would be undone, or be what that program works on.
+    made fresh: that program would undo it, or use the fresh root instead.
 
     ``INSTALLED`` is the other half, as ``module:attribute``: a class derived from
     ``ephemeroot.backends.contract.Backend`` with what only the installed system asks of a

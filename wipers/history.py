@@ -1,7 +1,7 @@
-"""What a history is: the old roots that a wiper keeps, as ``ephemeroot roots`` sees them.
+"""The contract of a history: the old roots that a wiper keeps, for ``ephemeroot roots``.
 
-A wiper that keeps old roots returns one from ``Wiper.history``. It supplies what only it can
-know (what is there, how one is mounted, renamed, deleted); finding, keeping, retention and
+A wiper that keeps old roots returns one from ``Wiper.history``. It implements the backend's
+part (listing, mounting, renaming, deleting); finding, keeping, retention and
 pruning are the same for all, here and in ``changes`` and ``pruning``.
 """
 
@@ -70,10 +70,10 @@ class History:
     ``where`` is what messages call the place they are in. ``policy`` and ``min_free`` (bytes,
     0 for none) are what the settings say of keeping them. ``NOUN`` is what messages call one,
     ``LISTED_BY`` the verb that lists them.
-    ``deadline`` (``time.monotonic()``, ``None`` for none) is set by pruning: a history that can go
-    on with a deletion in its next run may leave the rest of it then.
+    ``deadline`` (``time.monotonic()``, ``None`` for none) is set by pruning: a history that can
+    continue a deletion in its next run may leave the rest then.
     ``SNAPSHOTS``: an unchanged file has the same inode number and ctime in all of them.
-    Every method may raise ``EphemerootError`` or ``OSError``; what is to be implemented says so.
+    Every method may raise ``EphemerootError`` or ``OSError``; methods to be implemented say so.
     """
 
     NOUN = "root"
@@ -129,8 +129,6 @@ class History:
         if not self.is_anothers:
             return found
         return [OldRoot(entry.text, FOREIGN, entry.serial) for entry in found]
-
-    # What is there
 
     def entries(self) -> list[OldRoot]:
         """Everything in the history, foreign entries included, ordered by kind and label.
@@ -227,8 +225,8 @@ class History:
         return self.mount_base()
 
     def changed_since(self) -> Callable[[str, int], bool] | None:
-        """A quick way to compare the present root with ``mount_fresh``: whether what has that
-        path (from the root, ``/`` for itself) and that inode number, or something in it, may
+        """A quick way to compare the present root with ``mount_fresh``: whether the file with that
+        path (from the root, ``/`` for itself) and inode number, or a file in it, may
         differ. A comparison passes over the rest. ``None``: there is none.
         """
         return None

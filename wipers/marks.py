@@ -1,7 +1,7 @@
 """The mark on a root that we made: ``new`` until a boot of it was complete, then ``boot-complete``.
 
 An extended attribute on the root's own directory: it moves with the root, can be read
-wherever that is, and only root can set it. It names its owner, which is the subvolume's UUID
+at any path, and only root can set it. It names its owner, which is the subvolume's UUID
 for btrfs, so that a snapshot, which copies it, does not have it.
 """
 

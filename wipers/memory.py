@@ -1,4 +1,4 @@
-"""Sizes of what is made in memory (tmpfs(5)), for the wipers that make something there."""
+"""Sizes of filesystems in memory (tmpfs(5)), for the wipers that use them."""
 
 from __future__ import annotations
 

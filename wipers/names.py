@@ -2,7 +2,7 @@
 
 ``2026-11-23T02-15-00Z``, then in this order ``.2`` (a second one in the same second),
 ``.unsynced`` (the clock was not trustworthy), ``.unused`` (no boot was complete) and ``.keep``
-(never pruned). Only characters that ZFS allows too. What is not written exactly like
+(never pruned). Only characters that ZFS also allows. A name that is not written exactly like
 this is foreign, and nothing here ever touches it.
 """
 
@@ -47,7 +47,7 @@ class Name:
 
     @property
     def text(self) -> str:
-        """The name without its flags: what does not change over its life."""
+        """The name without its flags, which never changes."""
         t = time.gmtime(self.time)
         text = (
             f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}"

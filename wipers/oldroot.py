@@ -44,7 +44,9 @@ class OldRoot:
 
 
 def classify(text: str, serial: int) -> OldRoot:
-    """The entry called *text* in old-roots; *serial* is its subvolume's id, 0 if it is none."""
+    """The entry called *text* in old-roots; *serial* is its subvolume's id, 0 if it is not a
+    subvolume.
+    """
     name = names.parse(text)
     if serial and name is not None:
         return OldRoot(text, RETIRED, serial, name)
@@ -54,7 +56,7 @@ def classify(text: str, serial: int) -> OldRoot:
 
 
 class Facts:
-    """The facts about one old root, ``None`` for what is not, or not cheaply.
+    """The facts about one old root, ``None`` for facts that are unknown or expensive.
 
     ``made`` is when it was made, in seconds since 1970. ``state`` is ``marks.NEW``,
     ``BOOT_COMPLETE`` or ``UNMARKED`` (no wipe made it). ``size`` is how many bytes it holds,

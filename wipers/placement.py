@@ -11,7 +11,7 @@ from ephemeroot.linux import mounts
 class Places:
     """Mounts on directories below *private*; ``close`` takes all of them away again.
 
-    What is still used elsewhere lives on there: a copy that became the root, the layers
+    Mounts that are in use elsewhere stay there: a copy that became the root, the layers
     of an overlay.
     """
 
@@ -43,7 +43,7 @@ def put_in_place(private: str, mount_point: str) -> None:
     """Attach a copy of the mount at *private* at *mount_point*.
 
     A copy: a mount in a shared parent cannot be moved (move_mount(2)). Raises
-    ``EphemerootError`` if something is mounted there already.
+    ``EphemerootError`` if something is mounted on the target.
     """
     if os.path.ismount(mount_point):
         raise EphemerootError(f"another filesystem is already mounted at {mount_point}")

@@ -36,7 +36,7 @@ class Clock:
 
 
 class Result:
-    """Names that are gone, and what failed, one line each. ``unfinished``: time was up."""
+    """Deleted names, and failures, one line each. ``unfinished``: the time limit was reached."""
 
     __slots__ = ("problems", "pruned", "unfinished")
 
@@ -119,7 +119,7 @@ class Pruning:
         return dated
 
     def due(self) -> list[Deletion]:
-        """What goes whatever the space, the oldest first."""
+        """Deletions that do not depend on free space, the oldest first."""
         return [
             changes.Deletion(self.history, entry, verdict.reason)
             for entry, verdict in self.judge()
@@ -127,7 +127,7 @@ class Pruning:
         ]
 
     def spare(self) -> list[Deletion]:
-        """What goes early while less than ``min_free`` is free, in this order."""
+        """Early deletions while less than ``min_free`` is free, in this order."""
         if not self.min_free:
             return []
         from ephemeroot import amounts  # only a disk that is nearly full needs it
@@ -177,7 +177,7 @@ class Pruning:
             return
         from ephemeroot import amounts  # only a disk that is nearly full needs it
 
-        # Space comes back only when the kernel has cleaned up: count what is really free.
+        # The kernel frees space only after cleaning up, so measure the free space.
         self.settle(deadline)
         for deletion in self.spare():
             free = self.history.space()[0]
@@ -220,7 +220,7 @@ class Pruning:
         return done
 
     def settle(self, deadline: float | None) -> None:
-        """Wait until the space of what was deleted is free, or until *deadline*.
+        """Wait until the space of deleted roots is free, or until *deadline*.
 
         Half a minute at most: a cleaner that is stuck must not hold up more than that.
         """

@@ -39,7 +39,7 @@ def into_history(
     directory: int, text: str, old_roots: int, name: Name, free: Callable[[Name], Name]
 ) -> str:
     """Give *text* in the open *directory* that *name* in the open directory *old_roots*, or the
-    next one that is *free*; return it. One rename, and nothing is overwritten. What is
+    next one that is *free*; return it. One rename, and nothing is overwritten. A root that is
     immutable remains so.
     """
     while True:

@@ -1,7 +1,7 @@
 """The steps of a wipe that keeps the previous root, as far as they are the same for all backends.
 
-What the root's name stands for and how a fresh one gets it is the backend's own; under which name
-the previous root retires, which root the stores are seeded from, what is pruned and what happens
+The backend defines what the root's name means and how a fresh root gets it. This module decides
+the name of the retired root, the root that stores are seeded from, what is pruned, and what happens
 without space is decided here.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Rotation:
     """One rotation of the root of *history*, with *pruning* at its end.
 
-    ``NO_SPACE`` is what is logged when there is no space for a fresh root. ``BOOTS``: the previous
+    ``NO_SPACE`` is logged when there is no space for a fresh root. ``BOOTS``: the previous
     root is the one that boots if nothing is wiped. ``shown`` are the layers of what ``show`` has
     mounted, for ``Boot.hand_over``.
     """
@@ -106,7 +106,7 @@ class Rotation:
             self.boot.describe_hand_over()
 
     def with_room(self, make: Callable[[], Made]) -> Made:
-        """What *make* returns; without space for it prune what is due, once, and call it again."""
+        """The result of *make*; without space, prune due old roots once and call it again."""
         try:
             return make()
         except (EphemerootError, OSError) as error:
@@ -118,14 +118,14 @@ class Rotation:
         return make()
 
     def prune(self) -> None:
-        """Prune within the budget. What fails is a problem, not an error."""
+        """Prune within the budget. Failures are problems, not errors."""
         result = self.pruning.run(budget=self.boot.budget, log=self.boot.log)
         self.outcome.pruned += result.pruned
         self.outcome.problems += result.problems
 
     def finish(self, settle: Callable[[], bool] = lambda: True) -> None:
-        """Prune if *settle* returns True, and note what is kept. The fresh root has its place: from
-        there on failures are problems, not errors.
+        """Prune if *settle* returns True, and record the kept old roots. The fresh root is in
+        place, so failures are problems, not errors.
         """
         try:
             if settle():

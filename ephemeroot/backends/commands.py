@@ -28,8 +28,8 @@ _ENTRIES = ("boot/loader/entries", "efi/loader/entries", "boot/efi/loader/entrie
 
 
 def on_command_line(survey: Survey, words: str) -> list[str]:
-    """The commands that put *words* on the kernel command line, for each way in which that
-    machine's boot loader is told. A comment is printed only where none is known.
+    """The commands that put *words* on the kernel command line, for each of that
+    machine's boot loaders; a comment if there is no known command.
     """
     return [*set_on_command_line(survey, words), *update_boot_loader(survey)]
 
@@ -43,7 +43,7 @@ def set_on_command_line(survey: Survey, words: str) -> list[str]:
     if survey.has_entries and survey.grubby:
         return [f"grubby --update-kernel=ALL --args={shlex.quote(words)}", *found]
     if survey.boot_loader == "grub":
-        # A file of the shell, which grub-mkconfig reads: what is assigned last takes effect.
+        # A shell script that grub-mkconfig sources: the last assignment takes effect.
         text = f'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {words}"'
         return [f"echo {shlex.quote(text)} >> /etc/default/grub", *found]
     edit = shlex.quote(f"/^options/s|$| {words}|")
@@ -99,7 +99,7 @@ def install_grub(survey: Survey) -> list[str]:
 
 
 def lost_boot_file(survey: Survey) -> str:
-    """A kernel or a file of the boot loader on what would be wiped; empty if there is none."""
+    """A kernel or boot loader file on the wiped filesystem; empty if there is none."""
     lost = [path for path in survey.machine.boot_files if path.startswith("/boot/")
             and not survey.is_on_volume(path)]  # fmt: skip
     return next(iter(lost), "")

@@ -55,7 +55,7 @@ class Rehearsal:
     """The throw-away of one rehearsal: what the wipe stage may make fresh, and its end.
 
     ``wipe`` is the root's of the plan, ``place`` says where the root is, ``root`` is the machine's
-    root directory, and ``notes`` gets a line for what is done otherwise than at boot. As it is
+    root directory, and ``notes`` gets a line for each difference from a real boot. As it is
     here it suits a wiper that changes nothing on a disk and mounts the fresh root: the very
     operation of the plan is carried out.
 
@@ -151,8 +151,8 @@ class Bases:
         raise NotImplementedError
 
     def replaced(self) -> Iterator[tuple[str, int]]:
-        """Label and descriptor of each old base, one that was cut off on its way to the others
-        included. The caller closes the descriptor.
+        """Label and descriptor of each old base, including one that was
+        interrupted before it was moved to the others. The caller closes the descriptor.
         """
         raise NotImplementedError
 
@@ -167,7 +167,7 @@ class Bases:
         raise NotImplementedError
 
     def changed_since_origin(self) -> Callable[[str, int], bool] | None:
-        """See ``History.changed_since``: what may differ between ``origin`` and the running root.
+        """See ``History.changed_since``: possible differences of the running root from ``origin``.
         ``None``: anything may.
         """
         return None
@@ -193,7 +193,7 @@ class Bases:
         raise NotImplementedError
 
     def changed_since(self, copy: int, base: int) -> Callable[[str, int], bool] | None:
-        """See ``History.changed_since``: what may differ between the open *base* and the open
+        """See ``History.changed_since``: possible differences between the open *base* and the open
         *copy* that was made of it. ``None``: anything may.
         """
         return None

@@ -101,8 +101,8 @@ def _host(survey: Survey) -> FstabLine | None:
 
 
 def _kept(survey: Survey, store: str | None) -> list[str]:
-    """Directories of the installed root that no layer covers: what boots the machine, a kernel and
-    its modules together, and the *store*, if that has no filesystem of its own.
+    """Directories of the installed root that no layer covers: boot files, kernels with their
+    modules, and the *store*, if that has no filesystem of its own.
     """
     found = ["/boot"] if commands.lost_boot_file(survey) else []
     root = survey.machine.root

@@ -1,4 +1,4 @@
-"""What a machine is before it is converted: its root, its volumes, what boots it."""
+"""A machine before its conversion: its root, its volumes, its boot loader."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Survey:
 def of(root: str) -> Survey:
     """Look at the machine whose root is the directory *root*; changes nothing.
 
-    Raises ``EphemerootError`` if nothing tells what its root is.
+    Raises ``EphemerootError`` if its root cannot be determined.
     """
     machine = Machine.of(root)
     _require_no_deployment(machine)
@@ -170,7 +170,7 @@ def _by_uuid(source: str) -> str:
 
 
 def _is_named(machine: Machine, line: FstabLine | None, inner: str) -> bool:
-    """Whether what boots says subvol= (``check`` asks for the same)."""
+    """Whether the boot parameters have subvol= (as required by ``check``)."""
     if machine.command_lines:
         return all(
             (fstab.option(command_line(text).root_flags(), "subvol") or "").strip("/") == inner

@@ -57,8 +57,9 @@ _ONLY_TO_LOOK = {
 
 @dataclass(frozen=True, slots=True)
 class BootFilesystem:
-    """A mounted filesystem with files of the boot loader: ``point`` is where, ``identity`` tells
-    it from another one at the same place: the UUID, or the device's path, and the directory in it.
+    """A mounted filesystem with files of the boot loader: ``point`` is its mount point,
+    ``identity`` distinguishes it from another one at the same place: the UUID, or the device's
+    path, and the directory in it.
     """
 
     point: str
@@ -146,8 +147,8 @@ def require_mounted(*, awake: bool = True) -> None:
 
 
 def expected(base: int) -> list[str]:
-    """Where the open *base* declares filesystems for the boot loader that are not mounted now. Such
-    a declaration ends no run, for only a run can change it.
+    """Mount points of boot filesystems that the open *base* declares and that are not mounted. They
+    do not stop a run, because only a run can change the declaration.
     """
     return [one.point for one in _missing(boot_places.of_base(base))]
 
@@ -217,7 +218,7 @@ def _can_be_one(mount: Mount) -> bool:
 
 
 def identity(mount: Mount) -> str:
-    """What tells the filesystem of *mount*, and the directory of it, from others at its place."""
+    """The identity of the filesystem of *mount* and of the directory in it."""
     source = mount.source
     if source.startswith("/dev/"):
         try:

@@ -19,7 +19,7 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.image import kernel_image
 from ephemeroot.linux import kernel_modules
 
-# What is not a kernel, and yet is called like one of that release.
+# Other files with the name of a kernel of that release.
 _NAMED = re.compile(r"vmlinuz-(\d+\.\d.*)")
 
 
@@ -35,7 +35,7 @@ class Area:
         self._changed: frozenset[str] | None = None
 
     def changed(self) -> frozenset[str]:
-        """The names of files that are not what was saved, as of the first call."""
+        """The names of files that differ from the saved ones, as of the first call."""
         if self._changed is None:
             names = bootfiles.changed(self.saved, self.path) if self.saved is not None else []
             self._changed = frozenset(names)
@@ -44,9 +44,9 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel file: its ``release``, or why it cannot be read, with what to do about it.
+    """A kernel file: its ``release``, or why it cannot be read, with a hint.
 
-    ``fresh`` is whether it is new, or not what was saved.
+    ``fresh``: it is new, or differs from the saved file.
     """
 
     shown: str
@@ -58,8 +58,8 @@ class Kernel:
 
 @dataclass(slots=True)
 class Check:
-    """``log`` gets what is only to be known; ``ask`` gets message and hint of what the
-    administrator has to decide, and raises ``EphemerootError`` if the answer is no.
+    """``log`` gets information; ``ask`` gets message and hint of a question to the
+    administrator, and raises ``EphemerootError`` if the answer is no.
     """
 
     log: Callable[[str], None]

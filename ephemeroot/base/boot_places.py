@@ -16,7 +16,7 @@ from ephemeroot.machine import fstab
 from ephemeroot.machine.units import text_of, units_of
 
 USUAL = ("/boot", "/boot/efi", "/boot/firmware", "/efi", "/esp")
-"""Where distributions have what boots, if they have not a filesystem of its own for it."""
+"""The directories in which distributions keep boot files."""
 
 _NAME = re.compile(r"/(boot|efi|esp)[^/]*(/.*)?|/.*/(efi|esp|xbootldr)\d*", re.IGNORECASE)
 # Where the mount has nothing to do with how this machine boots, whatever its name.
@@ -60,7 +60,7 @@ def here() -> list[Declared]:
 
 
 def of_base(base: int) -> list[Declared]:
-    """All that the open *base* declares, which is what boots next."""
+    """All boot filesystems that the open *base* declares."""
     return _first(_of_tree(base, " of the base"))
 
 

@@ -53,7 +53,7 @@ def require(private: Namespace, history: History, name: str, plan: Plan, root: s
 
 def _kernels(root: str) -> Mapping[str, str]:
     """The releases of the kernels that can boot the machine below *root*, each with its file or its
-    image. Only where none is found, the running kernel of this machine.
+    image. If there is none, the running kernel of this machine.
     """
     found: dict[str, str] = {}
     for generator in installed.every():

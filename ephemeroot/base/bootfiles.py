@@ -1,7 +1,7 @@
 """The boot loader's files, which lie outside the base: saved before, put back after.
 
-On each file system one file is replaced at a time, by a rename; what names others (a boot
-loader's configuration) comes after what it names, and what goes comes last. So a cut at
+On each file system one file is replaced at a time, by a rename; files that name others (a boot
+loader's configuration) come after those, and removals come last. So a cut at
 any moment leaves something that boots.
 """
 
@@ -23,7 +23,7 @@ _TEMPORARY = ".ephemeroot-new"
 
 
 def files(top: Path) -> dict[str, os.stat_result]:
-    """Every file below *top*, by its path from there; what else is mounted in it is not."""
+    """Every file below *top*, by its path relative to *top*, without other mounts."""
     device = top.stat().st_dev
     listed = {}
     left = [""]
@@ -70,9 +70,9 @@ def changed(saved: Path, present: Path) -> list[str]:
 
 
 def restore(saved: Path, target: Path) -> list[str]:
-    """Make the files below *target* what was *saved*; returns the names that were not.
+    """Restore the files in *target* from *saved*; returns the names that differed.
 
-    Raises ``EphemerootError`` if there is no room for it even without what is new.
+    Raises ``EphemerootError`` if there is no space for them even without the new files.
     """
     wanted, present = files(saved), files(target)
     wrong = sorted(
@@ -97,12 +97,12 @@ def restore(saved: Path, target: Path) -> list[str]:
 
 
 def names_others(name: str) -> bool:
-    """Whether the file *name* is one that names what is booted."""
+    """Whether the file *name* names other boot files."""
     return name.lower().endswith(_NAMING)
 
 
 def _names_last(name: str) -> tuple[bool, str]:
-    """First goes what names others: nothing may name what is gone."""
+    """Sort key for removals: files that name others first, so that none names a removed file."""
     return not names_others(name), name
 
 

@@ -1,7 +1,7 @@
-"""What changes a base: made of the running root, changed by a command, taken back.
+"""Changes of a base: made from the running root, changed by a command, or rolled back.
 
 Each is a rotation: a copy is made and proven, takes the base's place in one step, and the
-base that was stays for a while. Until that step nothing has changed that is not put back.
+previous base is kept for a while. Changes before that step are undone after an error.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def run(opened: Bases, order: Order, log: Log) -> Outcome | None:
     """Carry out *order* in a copy of the base, which then takes its place; ``None`` if the command
     has changed nothing in it, which leaves what it did elsewhere.
 
-    Raises ``CommandFailed``, ``Interrupted``, whatever ``order.confirm`` and ``order.ask`` raise,
-    and ``Refused`` if what came of it could not boot: everything is then unchanged.
+    Raises ``CommandFailed``, ``Interrupted``, the errors of ``order.confirm`` and ``order.ask``,
+    and ``Refused`` if the result could not boot: everything is then unchanged.
     """
     base = _writable_base(opened)
     record = Record(opened)
@@ -156,7 +156,7 @@ def rollback(opened: Bases, entry: OldRoot, log: Log, *, dry_run: bool) -> Outco
 
 @contextmanager
 def _settled(opened: Bases, log: Log, *, dry_run: bool = False) -> Iterator[None]:
-    """Complete or take back what is done inside if it fails or is interrupted.
+    """Complete or undo the changes made inside, if they fail or are interrupted.
 
     An interruption can arrive after the exchange: which of the two it is is read from the
     disk, as after a power cut, and never from how far the code has come.

@@ -28,7 +28,7 @@ _Action = Callable[[int, FrameType | None], None] | signal.Handlers
 
 
 class Interrupted(EphemerootError):
-    """Somebody wanted this run to end."""
+    """The run was interrupted by a signal."""
 
     exit_code = 130
 

@@ -144,7 +144,7 @@ class Remove(Merge):
 
 @dataclass
 class Commit:
-    """What is committed: ``steps``, in this order. ``left`` are pairs of a path and the reason for
+    """One commit: its ``steps`` in their order. ``left`` are pairs of a path and the reason for
     which it is not; ``same`` is how many paths the base has already. ``conflicts`` are those of
     ``left`` that ``overwrite`` would commit.
 

@@ -34,7 +34,7 @@ def end(root: str, log: Callable[[str], None]) -> None:
     """
     if not is_possible(root):
         return
-    # Only here: most machines' boots need nothing of it.
+    # Imported here: most boots do not need it.
     from ephemeroot import backends
     from ephemeroot.base import change
     from ephemeroot.linux.namespace import Namespace

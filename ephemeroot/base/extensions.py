@@ -1,5 +1,5 @@
 """Overlays over the root's own directories, which are missing when the machine has just booted
-the base: system and configuration extensions (systemd-sysext(8)), and what was laid over by hand.
+the base: system and configuration extensions (systemd-sysext(8)), and overlays mounted by hand.
 
 What a command writes while one is merged arrives in the extension's layer, or nowhere.
 """

@@ -171,7 +171,7 @@ def _exists(root: int, path: str) -> bool:
     except OSError:
         return False
     try:
-        # A link that leads nowhere counts: it is the name that is looked for.
+        # A dangling link is found, too: only the name matters.
         os.stat(name, dir_fd=fd, follow_symlinks=False)
     except OSError:
         return False

@@ -64,7 +64,7 @@ def carry_over(source: int, target: int) -> list[str]:
 
 def put(source: int, name: str, target: int, new_name: str) -> None:
     """Put a copy of the directory *name* of the open *source* into the open *target* as
-    *new_name*, in one step, instead of what is there.
+    *new_name*, in one step, replacing an existing one.
     """
     removal.remove(target, _TEMPORARY, unlock=True)
     copying.Copier().copy(source, name, target, _TEMPORARY)

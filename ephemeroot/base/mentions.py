@@ -1,6 +1,6 @@
-"""Files of the boot loader that name the temporary copy, whose name is gone a moment later.
+"""Files of the boot loader that name the temporary copy, which gets another name at the end.
 
-What boots by that name would not boot. A list of snapshots, which grub-btrfs and its like put into
+Entries with that name would not boot. A list of snapshots, which grub-btrfs and its like put into
 the boot menu, is another matter: the copy was a subvolume when they looked. It is renamed in the
 list to what it becomes.
 """

@@ -14,7 +14,7 @@ HINT = "run 'ephemeroot base create'"
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """``target`` is what is made fresh from it, ``reason`` what is missing."""
+    """A missing base of ``target``, with the ``reason``."""
 
     target: str
     reason: str
@@ -26,12 +26,12 @@ class Missing:
 
 
 def look(root: str, plan: Plan) -> list[Missing]:
-    """What is missing for *plan* on the machine below *root*, as far as ``histories.ask`` looks."""
+    """Missing bases of *plan* on the machine at *root*, in histories that can be opened."""
     found = histories.ask(root, plan, find)
     return [missing for _, missing in found if missing is not None]
 
 
 def find(keeper: Keeper, history: History) -> Missing | None:
-    """What is missing in *history*, if anything is."""
+    """The missing base of *history*, if it is missing."""
     reason = history.missing_base()
     return Missing(keeper.target, reason) if reason else None

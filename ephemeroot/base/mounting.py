@@ -49,8 +49,8 @@ def bind(source: int, assembly: Assembly, point: str) -> None:
 
 
 def remove_made(base: int, made: list[str]) -> None:
-    """Remove from the open subvolume *base* what was made for mounting, if it is still
-    empty: an empty file would be taken for content one day.
+    """Remove from the open subvolume *base* the mount points that were created, if they
+    are still empty: a later reader would take an empty file for content.
     """
     for path in reversed(made):
         directory, _, name = path.strip("/").rpartition("/")

@@ -40,7 +40,7 @@ def find(place: Bases, manager: PackageManager, root: Path) -> Packages:
         else:
             # Not known: only what the base does not have at all is certainly the root's own.
             before = {name: here[name] for name in {*here} & {*there}}
-    # What was made permanent and is taken back is as it was when the root was made.
+    # A package that was made permanent and then reverted has its original state.
     changed = {*package_record.changed(root), *package_managers.changed(before, here)}
     found = {
         name: (there.get(name), here.get(name))

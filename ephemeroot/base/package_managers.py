@@ -23,7 +23,7 @@ class PackageManager:
     behind the program if no questions may be asked. ``listing`` prints a line for each package, its
     name, its version and perhaps its state; ``{}`` is the system's root. ``scratch`` are paths of
     lists, logs and locks: a run that writes only there has changed nothing. ``databases`` are
-    places of what is installed: a system of that package manager has one of them.
+    the paths of package databases: a system of that package manager has one of them.
     """
 
     name: str
@@ -64,7 +64,7 @@ class PackageManager:
 
 
 def _is_there(state: Sequence[str]) -> bool:
-    """dpkg lists what was removed as well (dpkg-query(1), package status); the others do not."""
+    """dpkg also lists removed packages (dpkg-query(1), package status); the others do not."""
     return not state or state[0] not in ("not-installed", "config-files")
 
 
@@ -158,7 +158,7 @@ def changed(
 def of(root: str | Path) -> PackageManager:
     """The one that the system at *root* is made of. Raises ``EphemerootError`` for none.
 
-    A program alone says little, for Debian has packages of all of them: the database counts.
+    The database decides, not the program: Debian packages all of these programs.
     """
     for manager in MANAGERS:
         if Path(f"{root}{manager.program}").exists() and any(

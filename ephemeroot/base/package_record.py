@@ -33,7 +33,7 @@ def write(root: Path, found: Packages, changed: Collection[str]) -> None:
 
 
 def read(root: Path) -> Packages:
-    """What was found last in this boot. Raises ``Damaged``."""
+    """The last record of this boot. Raises ``Damaged``."""
     return _read(root)[0]
 
 
@@ -64,7 +64,7 @@ def describe(found: Packages) -> str:
 
 
 def orders(found: Packages) -> list[tuple[str, list[str]]]:
-    """What makes the changes permanent: verbs and their packages."""
+    """The verbs that make the changes permanent, and their packages."""
     both = [
         ("install", [name for name, (_, here) in found.items() if here is not None]),
         ("remove", [name for name, (_, here) in found.items() if here is None]),

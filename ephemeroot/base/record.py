@@ -128,8 +128,8 @@ class Record:
         self.remove()
 
     def conclude(self, log: Callable[[str], None]) -> None:
-        """The base was replaced: give the one that was its own modules back, if it is still
-        there, and remove the record.
+        """The base was replaced: restore the modules of the previous base, if it still
+        exists, and remove the record.
         """
         replaced = self._read().base
         for label, fd in self.opened.replaced():
@@ -140,9 +140,9 @@ class Record:
         self.remove()
 
     def recover(self, log: Callable[[str], None], *, cut_off: bool = True) -> bool:
-        """End what a run began that has not ended by itself; whether there was one.
+        """Complete or undo an unfinished run; return whether there was one.
 
-        *cut_off*: it was another process, whose end nobody has reported.
+        *cut_off*: the run was another process that has ended without completing.
         """
         self._remove(self.name + ".new")
         if not self.exists():

@@ -12,8 +12,8 @@ from ephemeroot.linux import mounts, paths
 
 _RELPATHS = ("/usr/bin/grub-mkrelpath", "/usr/bin/grub2-mkrelpath")
 
-# grub-mkconfig asks this program for the subvolume to boot, and would be told the copy's
-# temporary name: what boots is the root.
+# grub-mkconfig asks this program for the subvolume to boot, and would use the copy's
+# temporary name instead of the root's.
 _RELPATH = """\
 #!/bin/sh
 temporary={temporary}
@@ -74,7 +74,7 @@ def _write(folder: int, name: str, text: str) -> None:
 
 
 def _bind_inside(root: int, source: int, named: str, target: str) -> None:
-    """Bind *source*, or what is *named* in the tree if that is -1, at *target* of the tree."""
+    """Bind *source*, or the path *named* of the tree if that is -1, at *target* of the tree."""
     opened = source if source >= 0 else paths.open_in_root(root, named)
     try:
         place = paths.open_in_root(root, target)

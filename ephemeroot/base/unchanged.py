@@ -23,14 +23,14 @@ class Unchanged(EphemerootError):
 def is_changed(
     opened_: Bases, base: int, copy: int, saved_modules: int, scratch: Collection[str] = ()
 ) -> bool:
-    """Whether the open *copy* differs from the open *base* that it was made of; what is below the
-    paths in *scratch* does not count.
+    """Whether the open *copy* differs from the open *base* that it was made of, except under
+    the paths in *scratch*.
 
     The kernel modules are changed in the base itself while the command runs: they are compared with
     those that were saved before, in the open directory *saved_modules* (-1: the base had none).
     That is closed.
     """
-    opened_.commit()  # what was written a moment ago is not in the trees yet
+    opened_.commit()  # recent writes are not in the trees yet
     try:
         found = _Exact(
             skip=lambda path: any(f"{path}/".startswith(f"{one}/") for one in scratch),

@@ -45,8 +45,8 @@ class CommandFailed(EphemerootError):
 
 @dataclass(frozen=True)
 class Order:
-    """What to run and whom to ask: ``words`` (``None``: a shell, and then ``confirm``), printing to
-    the descriptor ``output`` if there is one. ``ask`` gets message and hint of what only the
+    """The command and the questions: ``words`` (``None``: a shell, and then ``confirm``), printing
+    to the descriptor ``output`` if there is one. ``ask`` gets message and hint of what only the
     administrator can decide, and raises ``EphemerootError`` for a no. ``kept`` are paths that a
     new root does not take from the base. ``act`` works in the open copy instead of a command.
     """
@@ -172,7 +172,7 @@ class Work:
 
     def _share_modules(self, tree: Assembly) -> None:
         """New kernels put their modules into the base that is still in its place: if the
-        power fails now, it is what boots, perhaps with that kernel.
+        power fails now, that base boots, perhaps with the new kernel.
         """
         folder = kernels.folder(self.base)
         if folder is None:
@@ -203,8 +203,8 @@ class Work:
             os.close(ours)
 
     def _require_no_new_fault(self, copy: int, before: Collection[str]) -> None:
-        """What the command brought is refused; what the base had before is only named, for the
-        command that removes it must be able to run.
+        """Refuse faults that the command has added. Faults that the base had before are only
+        reported, so that a command can remove them.
         """
         for one in self._faults(copy):
             if one.text not in before:

@@ -1,1 +1,1 @@
-"""What must hold before a stage changes anything: each guard proves one thing, or refuses."""
+"""Guards: each checks one condition before a stage changes anything, or refuses."""

@@ -1,4 +1,4 @@
-"""File system checks in an initramfs whose init makes none.
+"""File system checks in an initramfs whose init does not run them.
 
 With systemd they are units before the wipe. Everywhere else the stage calls the checker
 itself, once it is certain that no resume is pending: a check writes to the disk.
@@ -26,7 +26,7 @@ def is_checked(kind: str) -> bool:
 
 
 def require_sound(kind: str, device: str, folder: str = "/usr/sbin") -> str:
-    """Correct everything that can be corrected without asking; return what was done in a few words.
+    """Correct everything that can be corrected without asking; return the changes in a few words.
 
     ``folder`` has the checkers. Raises ``StoreMissing`` if errors are left: nothing may be
     mounted then.

@@ -145,8 +145,8 @@ def require_same(stage: Stage, wipe: Wipe) -> None:
 
 
 def require_mounted(stage: Stage, wipe: Wipe) -> None:
-    """Raise ``ForeignRoot`` if what is mounted as the root, and was not made fresh by this boot, is
-    not the plan's.
+    """Raise ``ForeignRoot`` if the mounted root was not made fresh by this boot and is not
+    the plan's.
     """
     try:
         found = wipe.load().identify_mounted(stage.target)
@@ -269,7 +269,7 @@ def _is_on_device(line: CommandLine) -> bool:
 
 
 def _compare(expected: dict[str, str], found: dict[str, str]) -> None:
-    """Raise ``ForeignRoot`` unless all that was *found* is what was *expected*."""
+    """Raise ``ForeignRoot`` unless *found* agrees with *expected*."""
     different = [key for key in expected if key in found and found[key] != expected[key]]
     if not different:
         return
@@ -283,7 +283,9 @@ def _compare(expected: dict[str, str], found: dict[str, str]) -> None:
 
 
 def _require_recorded(stage: Stage, wiper: Wiper, path: str, subvolume: str) -> None:
-    """The plan names no root: it was made by an earlier version, or in a tree that did not tell."""
+    """The plan names no root: it was made by an earlier version, or in a tree without that
+    information.
+    """
     named = _named(stage, path, stage.private("root"), reads=True)
     reason = wiper.unrecorded(named, stage.plan.system)
     if reason:
@@ -301,7 +303,7 @@ def _require_recorded(stage: Stage, wiper: Wiper, path: str, subvolume: str) -> 
 
 
 def _require_same_device(stage: Stage, configured: str, path: str, asked: str) -> None:
-    """*asked*, at *path*, is what boots; *configured* may be another name for it."""
+    """*asked*, at *path*, is the device that boots; *configured* may be another name for it."""
     other = device(stage, configured, bootable=True)
     if devices.number(path) == devices.number(other):
         return

@@ -32,7 +32,7 @@ HINT = "if that image is not wanted, append noresume to the kernel command line"
 def require_none_pending(cmdline: CommandLine, etc: str = "/etc") -> None:
     """Raise ``Refused`` unless it is certain that no resume is pending.
 
-    ``noresume`` on the command line is that certainty, for whoever wrote it. In an initramfs, what
+    ``noresume`` on the command line makes it certain. In an initramfs, what
     dracut wrote into its *etc* belongs to the command line.
     """
     if os.path.exists(f"{etc}/initrd-release"):
@@ -120,7 +120,7 @@ def _has_signature(path: str, offset: int = 0) -> bool:
 
 
 def _has_signature_if_readable(name: str) -> bool:
-    """The same for a device nobody named: an empty card reader is not a reason to refuse."""
+    """The same for a device that is not configured: an empty card reader is not an error."""
     try:
         if devices.size(name) < 2 * os.sysconf("SC_PAGE_SIZE"):
             return False

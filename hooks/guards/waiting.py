@@ -1,4 +1,4 @@
-"""A device that is needed: waited for if nobody else has, and only one by that name."""
+"""A required device: waits for it if the init has not, and requires a unique name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAITED = "waited"
 
 
 def device(stage: Stage, spec: str, timeout: float, purpose: str) -> str:
-    """The path of the block device *spec*, which is there and the only one of that name.
+    """The path of the block device *spec*, which exists and is the only one of that name.
 
     *purpose* is for messages (``the device UUID=… of /srv``). Where no unit has waited for
     it, it is waited for here, *timeout* seconds at most (0: without end): those who ask for

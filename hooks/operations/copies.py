@@ -46,7 +46,7 @@ class Copy(Seeded):
 
     ``user``, ``group`` and ``mode`` are for the file when it is seeded; ``None`` keeps
     the seed's. passwd, group, shadow and gshadow take in the system users that only the
-    fresh root has, and one that would lock everybody out is set aside in the store.
+    fresh root has; a file that would lock all users out is set aside in the store.
     """
 
     KIND = "copy"
@@ -196,14 +196,14 @@ class Copy(Seeded):
         return (stat.S_IFREG,) if self.path in accounts.MERGED else (stat.S_IFREG, stat.S_IFLNK)
 
     def _entry(self, place: str, user: int, through: str) -> dict[str, object]:
-        """What the running system is told of the file, and whose it is."""
+        """The entry for the running system: the file and its owner."""
         entry: dict[str, object] = {
             "path": place, "store": self.store, "source": self.source, "user": user,
         }  # fmt: skip
         return entry | {"through": through} if through else entry
 
     def _is_sound(self, stage: Stage, store: int) -> bool:
-        """Whether the store has the file. One that locks everybody out is set aside."""
+        """Whether the store has the file. A file that locks all users out is set aside."""
         try:
             status = accounts.status_of(store, self.source)
         except FileNotFoundError:

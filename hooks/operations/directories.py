@@ -1,4 +1,4 @@
-"""Declared directories, and the directories that lead to what is declared."""
+"""Declared directories, and the parents of declared paths."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Parent(Operation):
         return f"created in the {' and the '.join(where)}" if where else "already present"
 
     def carry_over(self, stage: Stage, previous: int) -> str:
-        """What is carried over needs its directories; they get the previous root's owners."""
+        """Seed the directories that seeded paths need, with the previous root's owners."""
         if nesting.was_through(stage, self, previous) or not nesting.has_place(stage, self):
             return ""
         try:
@@ -198,7 +198,7 @@ class Directory(Linkable):
             )
 
     def _open_source(self, stage: Stage, store: int) -> tuple[int, str]:
-        """The store's directory, open, and how it came to be, empty if it was there."""
+        """The store's directory, open, and how it was created, empty if it existed."""
         if self.source not in stage.parents(self.store):
             try:
                 return paths.open_beneath(store, self.source, tree.DIRECTORY), ""
@@ -208,7 +208,7 @@ class Directory(Linkable):
         return paths.open_beneath(store, self.source, tree.DIRECTORY), origin
 
     def _have_source(self, stage: Stage, store: int) -> str:
-        """How the store's directory came to be, empty if it was there."""
+        """How the store's directory was created, empty if it existed."""
         parents = stage.parents(self.store)
         if parents.has_content(self.source):
             return ""
@@ -303,7 +303,7 @@ def _between(
 
 
 def _count(directory: int) -> int:
-    """How many entries *directory* has, as far as anybody wants to know."""
+    """The number of entries in *directory*, up to ``_COUNTED``."""
     count = 0
     with paths.entries(directory) as entries:
         for _ in entries:

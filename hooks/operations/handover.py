@@ -75,7 +75,7 @@ class HandOver:
                 mounts.detach(self.stage.private("previous") + self.target)
 
     def _sync(self) -> None:
-        """Nothing is wiped before what was saved is on the disks."""
+        """Write seeded files to disk before the wipe."""
         try:
             self.stage.sync_stores()
         except OSError as error:
@@ -106,7 +106,7 @@ class HandOver:
         self.stage.sync_stores()
 
     def _save_all(self, root: int) -> None:
-        """Root's entries first; a user's can use up nobody else's time."""
+        """Root's entries first; a user's entries cannot use up the time of others."""
         stage = self.stage
         groups = order.grouped([o for o in stage.plan.persist if self._covers(o)])
         for group, deadline in order.timed(groups, limits.SEEDING):
@@ -194,7 +194,7 @@ class HandOver:
 
 
 def _is_to_be_seeded(operation: Operation, error: OSError) -> bool:
-    """Whether what *error* prevents is that a declared path is seeded. A directory that leads to
-    one is not missed by itself; and what has another shape than the store's is there already.
+    """Whether *error* prevents the seeding of a declared path. A missing parent directory alone is
+    not an error, and a path of another type exists in the store.
     """
     return operation.KIND in ("directory", "file", "copy") and error.errno not in _SHAPES

@@ -27,7 +27,7 @@ RESTORED = "tmpfiles.d/ephemeroot-labels.conf"
 
 _OPEN = os.O_PATH | os.O_NOFOLLOW
 
-# The kernel labels each file of a tmpfs anew when the policy is loaded, whatever its attribute says
+# The kernel relabels each file of a tmpfs when the policy is loaded, whatever its attribute is
 # (fs_use_trans); and before that it refuses rootcontext= (security/selinux/hooks.c).
 _RELABELLED = ("tmpfs", "ramfs")
 
@@ -97,7 +97,7 @@ class Label(Operation):
             os.close(folder)
 
     def _leave_to_tmpfiles(self, stage: Stage) -> None:
-        """A root in memory gets its labels when the policy is there."""
+        """A root in memory gets its labels after the policy is loaded."""
         mount = mountinfo.mounted_at(stage.target)
         if mount is None or mount.fstype not in _RELABELLED:
             return

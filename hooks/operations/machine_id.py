@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class MachineId(Operation):
-    """Have the store's machine-id in the root; make one, store first, if there is none.
+    """Have the store's machine-id in the root; create one, in the store first, if it is missing.
 
-    With ``first_boot`` systemd makes it, and it is copied to the store once it is there.
+    With ``first_boot`` systemd makes it, and it is copied to the store afterwards.
 
     A machine that never had one stored takes that of its previous root (the wipe stage
     has put it into the store by now, see ``carry_over``).
@@ -63,8 +63,8 @@ class MachineId(Operation):
             # machine-id(5): a version 4 UUID, so that it can be used as one.
             identity = f"{identity[:12]}4{identity[13:16]}{_variant(identity[16])}{identity[17:]}"
             machine_id_file.write(stage.store(self.store), self.source, identity)
-            # The name, too: fsync of the directory would leave what was just renamed into it
-            # under both of its names (btrfs).
+            # The name, too: after fsync of the directory alone, btrfs may keep both names
+            # of a renamed file.
             stage.sync_stores()
             result = "made and copied"
         return identity, result
@@ -94,7 +94,7 @@ class MachineId(Operation):
         machine_id_file.write(stage.root(), place, "uninitialized")
         if nesting.persists_with(stage, self):
             return "left to systemd at the first boot"
-        # A root in memory is not there any more when the next boot would look for the id.
+        # A root in memory does not exist any more when the next boot looks for the id.
         entry: dict[str, object] = {"path": place, "store": self.store, "source": self.source}
         stage.copies.append(entry)
         return "left to systemd at the first boot"

@@ -102,7 +102,7 @@ def port(options: list[str], kind: str) -> int | None:
 def mount(kind: str, source: str, options: list[str], point: str, timeout: int) -> None:
     """Mount the network volume *source* at the directory *point*, in *timeout* seconds at most.
 
-    Raises ``StoreMissing`` with what was tried, and what of the network is up.
+    Raises ``StoreMissing`` with the attempt and the state of the network.
     """
     network = _library()
     deadline = _deadline(timeout)

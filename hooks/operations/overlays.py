@@ -38,7 +38,7 @@ class Overlay(Persisted):
 
     The directory that overlayfs works in is beside ``source`` in the store. Nothing is
     seeded: what the store lacks shows through. A new upper directory takes after the
-    root's; ``user``, ``group`` and ``mode`` are what was asked for instead.
+    root's; ``user``, ``group`` and ``mode`` replace these if they are configured.
     """
 
     KIND = "overlay"
@@ -66,7 +66,7 @@ class Overlay(Persisted):
         return "mounted"
 
     def carry_over(self, stage: Stage, previous: int) -> str:
-        """Nothing of it is seeded, but what is inside it and in the same store needs its place."""
+        """It is not seeded, but paths inside it in the same store need their parents."""
         inside = any(nesting.store_of(o) == self.store for o in stage.plan.nesting().inside(self))
         if not inside or nesting.was_through(stage, self, previous):
             return ""
@@ -75,7 +75,7 @@ class Overlay(Persisted):
         try:
             lower = paths.open_beneath(previous, tree.resolve(previous, self.path), tree.DIRECTORY)
         except OSError:
-            return ""  # then there is nothing inside it either
+            return ""  # nothing is inside it either
         try:
             self._have_upper(stage, lower)
         finally:
@@ -95,7 +95,7 @@ class Overlay(Persisted):
         return "created and persists with its directory"
 
     def _prepare_inside(self, stage: Stage) -> None:
-        """Before the overlay is mounted: what is inside it and in the same store is changed in the
+        """Before the overlay is mounted: paths inside it in the same store are changed in the
         upper directory, which must not change under a mounted overlay.
         """
         if stage.plan.nesting().has_copies(self):
@@ -167,7 +167,7 @@ class Overlay(Persisted):
             os.close(mount)
 
     def _open_work(self, store: int, parent: int) -> int:
-        """overlayfs's own directory: root's, for it deletes in there what it finds."""
+        """overlayfs's own directory, which root owns, because overlayfs deletes files in it."""
         name = work_name(self.source)
         if not tree.exists(parent, name):
             above = self.source.rpartition("/")[0]

@@ -1,6 +1,6 @@
-"""A root that the wiper mounted is none that /etc/fstab knows.
+"""A root that the wiper mounted is not the one in /etc/fstab.
 
-Its line for ``/`` is of what the installer made, and systemd-remount-fs(8) would apply those
+Its line for ``/`` is for the installer's root, and systemd-remount-fs(8) would apply those
 options (``errors=remount-ro``, ``subvol=…``) to the root that is there now, and fail.
 """
 

@@ -217,7 +217,7 @@ class Store(Operation):
         return f"require that {self.path} is the store {self.id}"
 
     def execute(self, stage: Stage) -> str:
-        """Raises ``StoreMissing`` unless the marker is there and is this store's."""
+        """Raises ``StoreMissing`` unless the volume has the marker of this store."""
         volume = os.open(stage.volume(self.volume), tree.DIRECTORY | os.O_CLOEXEC)
         try:
             fd = paths.open_beneath(volume, self.below, tree.DIRECTORY)

@@ -1,4 +1,4 @@
-"""The wipe: hand what is to be made fresh to its wiper, after every proof."""
+"""The wipe: pass the target to its wiper, after all proofs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Wipe(Operation):
         try:
             wiper = self.load()
         except Damaged:
-            return False  # whoever carries it out will say so
+            return False  # executing it reports the error
         return (
             self.target == "/"
             and wiper.EPHEMERAL
@@ -239,7 +239,7 @@ class Wipe(Operation):
                 "neither the configuration nor root= on the kernel command line names a device",
                 "set device in the wiper's table",
             )
-        # What the kernel command line boots may be there anyway.
+        # The device on the kernel command line may exist anyway.
         path = ownership.device(stage, spec, bootable=spec != asked and _is_there(asked))
         known = self.identity.get("subvolume", self.subvolume)
         return path, stage.cmdline.root_subvolume() if known is None else str(known)

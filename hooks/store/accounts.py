@@ -17,7 +17,7 @@ from ephemeroot.linux import immutable, paths, values
 PASSWD, GROUP, SHADOW, GSHADOW = "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"
 
 MERGED = (PASSWD, GROUP, SHADOW, GSHADOW)
-"""What is merged with the base's."""
+"""The files that are merged with the base's."""
 
 LOCKED = (*MERGED, "/etc/subuid", "/etc/subgid")
 """What shadow-utils changes only while it holds the lock of lckpwdf(3)."""
@@ -34,7 +34,7 @@ _MEMBERS = 3  # of group and gshadow
 
 
 def defect(path: str, content: bytes) -> str:
-    """What would lock everybody out if *content* were the file *path*, empty if nothing.
+    """Why all users would be locked out if *content* were the file *path*; empty if not.
 
     Only that: a line that no program understands is not a reason to forget all the others.
     """
@@ -61,7 +61,7 @@ class Merger:
     Every line of the store stays as it is, but for the members that a group gets. Of the
     base's lines only those are taken that mean one thing to every program: the right number
     of fields, a name and numbers as shadow-utils writes them, and the first line of a name,
-    which is the one that counts (getpwnam(3)). None has the number 0.
+    which takes effect (getpwnam(3)). The number 0 is refused.
     """
 
     __slots__ = ("_base", "_groups", "_store", "_users", "conflicts")
@@ -149,8 +149,8 @@ class Merger:
         }
 
     def _with_members(self, path: str, content: bytes) -> bytes:
-        """The store's groups, with the new users that are their members in the base. Nobody new
-        becomes a member of the group 0.
+        """The store's groups, with the new users that are their members in the base. New users
+        never become members of the group 0.
         """
         if path not in (GROUP, GSHADOW) or not self._users:
             return content
@@ -278,7 +278,7 @@ def defect_in(path: str, root: int, source: str) -> str:
 
 
 def set_aside(store: int, source: str) -> str:
-    """Rename the store's file; nothing of it is lost. Returns its new name."""
+    """Rename the store's file, with its content; return its new name."""
     parent, name = tree.open_parent(store, source)
     try:
         number = 1

@@ -30,7 +30,7 @@ VERSION = 1
 _FORM = {"version": int, "systems": {str: [{str: {str: str}}]}}
 
 _MOST = 32
-"""Entries for one system. Boots that are never complete are passed over, back to one that was."""
+"""Entries for one system. Incomplete boots are skipped, back to a complete one."""
 
 
 def read(stage: Stage) -> Boots:

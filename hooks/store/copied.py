@@ -22,14 +22,14 @@ the next boot can tell that a root has something newer than the store.
 """
 
 COPIES = "copies"
-"""The record in the run directory that lists what is copied back in this boot."""
+"""The record in the run directory that lists the files to copy back in this boot."""
 
 WATCHED = "systemd/system/ephemeroot-copy.path.d/paths.conf"
 """What this boot's files add to the unit that watches them, below /run."""
 
 
 def remember(stage: Stage) -> None:
-    """Leave for the running system what has to be copied back, and what to watch.
+    """Write for the running system which files to copy back and to watch.
 
     Without it the machine boots as well, and the files are as they were at boot: that is
     reported and does not stop it.
@@ -85,7 +85,7 @@ def write(root: int, stores: dict[str, int], files: list[CopiedFile]) -> None:
 
 
 def _stamp(store: int, source: str) -> list[int] | None:
-    """What is another number as soon as the store's file is replaced or written to."""
+    """A stamp that changes when the store's file is replaced or written to."""
     try:
         parent, name = tree.open_parent(store, source)
         try:

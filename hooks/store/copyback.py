@@ -36,7 +36,7 @@ class CopyBack:
     Then each user's, within the user's share of the time, so that no user's file delays or stops
     another's.
 
-    ``copied`` are the paths that were stored, ``problems`` what was not, and why; ``too_large``
+    ``copied`` are the stored paths, ``problems`` the failed ones with the reasons; ``too_large``
     whether one of those is over the limit; ``refused``
     is the error of a store that takes nothing (``omission.takes_nothing``).
     *limit* is how many bytes of one file may really be copied, as at boot.
@@ -85,7 +85,7 @@ class CopyBack:
                 os.close(lock)
 
     def store(self, deadline: float | None = None) -> None:
-        """Store every change in a root that nobody uses, and change nothing there.
+        """Store every change in a root that is not in use, and change nothing there.
 
         *deadline* is a time of ``time.monotonic()``, by default ``limits.COPY_BACK`` from now.
         """

@@ -65,8 +65,8 @@ class Nesting:
         return path_of(directory) in self._above_copies
 
     def inside(self, directory: Operation) -> list[Operation]:
-        """The paths declared inside *directory*, and not inside another directory in it; what is
-        inside another one in it of the same store, and in that store itself, counts as well.
+        """The paths declared inside *directory*. Paths inside a directory nested in it are left
+        out, unless that directory and the path are in the store of *directory*.
         """
         if self._inside is None:
             self._inside = {}
@@ -117,7 +117,7 @@ def is_in_overlay(stage: Stage, operation: Operation) -> bool:
     """Whether the source of *operation* is in the upper directory of a mounted overlay, where
     nothing may be changed but through the overlay (Documentation/filesystems/overlayfs.rst).
 
-    Of directories of one store inside one another, the outermost is what is mounted.
+    Of nested directories of one store, only the outermost is mounted.
     """
     found = None
     outer = persists_with(stage, operation)

@@ -1,7 +1,7 @@
 """In which order entries are seeded, compared and copied: root's first, then user after user.
 
 A user's entry is one below a directory that the plan gives to a user, such as a home. Parents
-still come before children: what is below such a directory is a user's as a whole.
+still come before children: everything under such a directory belongs to the user.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def deferred(
     operations: list[Operation], owners: Owners, is_long: Callable[[Operation], bool]
 ) -> list[Group]:
     """The plan's own order, in which everything is attached and bound, but for users' entries that
-    have to be seeded or copied (*is_long*) and what is below those: they come after it.
+    have to be seeded or copied (*is_long*) and paths under those, which come after it.
     """
     first: list[Operation] = []
     later: list[Operation] = []

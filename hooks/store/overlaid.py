@@ -46,8 +46,8 @@ def of(stage: Stage, path: str) -> Layers | None:
 
 
 def below(stage: Stage, root: int) -> int:
-    """The open root from which to seed instead of the open *root*: a new layer has nothing of
-    its own, so what is seeded from the root of this boot comes from the installed one below.
+    """The open root from which to seed instead of the open *root*: a new layer has no
+    content, so paths are seeded from the installed root under it.
     """
     if stage.layers is not None or root not in (stage.root_fd(), stage.bare_fd()):
         return root

@@ -86,7 +86,7 @@ class Moved:
 
 
 def owners(status: os.stat_result) -> tuple[tuple[str, int], tuple[str, int]]:
-    """User and group of what has that *status*."""
+    """User and group in *status*."""
     return (USER, status.st_uid), (GROUP, status.st_gid)
 
 

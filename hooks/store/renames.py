@@ -22,8 +22,8 @@ FOLDER = "copies"
 
 _COMMIT = "commit"
 
-# A name in the store that cannot be replaced, today or ever. Whoever made it so, it must
-# not keep the other files from being stored.
+# A name in the store that cannot be replaced, today or ever. It must not
+# keep the other files from being stored.
 _HOPELESS = (
     errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.EXDEV, errno.EPERM,
     errno.ENOTEMPTY,
@@ -71,8 +71,8 @@ def complete(store: int, folder: int) -> dict[str, OSError]:
 
 
 def move(folder: int, temporary: str, parent: int, name: str) -> None:
-    """Give the file or link *temporary* of the open *folder* the *name* in *parent*, replacing what
-    has it. What is on another subvolume cannot be renamed there (EXDEV): it is copied first.
+    """Give the file or link *temporary* of the open *folder* the *name* in *parent*, replacing an
+    existing one. From another subvolume it cannot be renamed (EXDEV) and is copied first.
     """
     try:
         immutable.rename(folder, temporary, parent, name)
@@ -87,7 +87,7 @@ def move(folder: int, temporary: str, parent: int, name: str) -> None:
 
 
 def publish(folder: int, names: list[str]) -> None:
-    """Give what has been made as ``NAME.new`` and synced its name in *folder*. A record of a rename
+    """Rename the complete, synced ``NAME.new`` to its name in *folder*. A record of a rename
     that is still to be done may name it: a copy that is not complete must never have it.
     """
     for name in names:

@@ -73,7 +73,7 @@ def remember(stage: Stage, failed: list[Operation]) -> None:
                 records.write(store, RECORD, content)
         except OSError as error:
             if error.errno == errno.EROFS:
-                continue  # what else is to be stored there says so
+                continue  # storing other files there reports it
             stage.report.problem(
                 f"{path}: cannot record which links are in effect: {error.strerror}", level=WARNING
             )

@@ -1,8 +1,8 @@
-"""What ``ephemeroot next-boot`` asked for: a one-shot request, left in a store.
+"""The request of ``ephemeroot next-boot`` for one boot, recorded in a store.
 
-For machines whose kernel command line nobody can edit. The kernel command line wins
-over it. It is read before anything is made fresh and removed by a boot that reached
-persistence, so a boot that was cut before does what was asked again.
+For machines whose kernel command line cannot be edited. The kernel command line takes
+precedence. It is read before the wipe and removed by the persistence stage, so an interrupted
+boot follows it again.
 """
 
 from __future__ import annotations

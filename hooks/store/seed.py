@@ -1,4 +1,4 @@
-"""Seeding: what was newly declared gets the content that the administrator saw.
+"""Seeding: a newly declared path gets the content of the previous root.
 
 Declare a path, rebuild, reboot: the store has nothing for it yet, so its content is
 copied from the root that is about to be wiped, while that root still has its name; what
@@ -89,7 +89,7 @@ def store(
 
 
 def seed_file(stage: Stage, file: DeclaredFile, root: int) -> str:
-    """The same for a declared file: what was asked for is given to the store's."""
+    """The same for a declared file: the store's file gets the configured owner and mode."""
     owner, kinds = (file.user, file.group, file.mode), file.kinds(stage)
     return seed(stage, root, file.path, file.store, file.source, kinds=kinds, owner=owner)
 
@@ -106,8 +106,8 @@ def make_directory(
 ) -> None:
     """Create the directory *source* of the open *store*, see ``tree.make_directory``.
 
-    It is made in the store's own directory, which ``seeding.sweep`` clears: what a power cut leaves
-    does not lie about in the store, and no user can exchange it. Below a mount or another
+    It is made in the store's own directory, which ``seeding.sweep`` clears: the rest after a power
+    cut does not stay in the store, and no user can exchange it. Below a mount or another
     subvolume that is not possible, and it is made where it will be.
     """
     workshop = records.open_folder(store, SEEDING)
@@ -138,8 +138,8 @@ def give_directory(store: int, source: str, user: int, group: int, mode: int) ->
 
 
 def _find(root: int, path: str, kinds: tuple[int, ...]) -> tuple[int, str, list[str]] | None:
-    """The open directory and the name of what is at *path*, if it is of one of the *kinds*; and
-    what the persistence stage made in it, relative to it.
+    """The open directory and the name of *path*, if it is of one of the *kinds*, and the
+    paths that the persistence stage created in it, relative to it.
     """
     try:
         place = (tree.resolve if kinds == (stat.S_IFDIR,) else tree.resolve_leaf)(root, path)

@@ -94,8 +94,8 @@ class Seeding:
         return ""
 
     def _may_be_left_out(self, parent: int, name: str) -> bool:
-        """Whether all of the path may stay behind in an old root. A user must not be able to
-        prevent the wipe by what is in a file; of root's own files none is given up.
+        """Whether all of the path may stay behind in an old root. The content of
+        a user's file must not prevent the wipe; root's own files are never left out.
         """
         allowance = self.stage.allowance
         if allowance.omissions is None:
@@ -211,8 +211,8 @@ class Seeding:
                 os.close(parent)
 
     def _hide_base(self, workshop: int, name: str) -> None:
-        """What is seeded into the upper directory of an overlay is all of the path's content: the
-        content of the base does not show through.
+        """Make the seeded upper directory of an overlay opaque: the content of the base does not
+        show through.
         """
         outer = self.stage.plan.nesting().mounted_with(self.path, self.store_path)
         if outer is None or outer.KIND != nesting.OVERLAY:
@@ -272,7 +272,7 @@ class Seeding:
 
 
 def _give(directory: int, name: str, owner: Owner) -> None:
-    """Give the file what was asked for; the rest stays."""
+    """Set the configured owner and mode of the file; other attributes stay."""
     if owner == (None, None, None):
         return
     user, group, mode = owner

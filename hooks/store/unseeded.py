@@ -84,9 +84,9 @@ def write(store: int, omissions: list[Omission]) -> None:
 
 
 def add(store: int, path: str, found: list[Omission], target: str, root: str) -> bool:
-    """Record what was *found* while the old root of *target* that is, or will be, called *root*
-    was handed over; *root* is empty for one that is never retired. Whether that root must be marked
-    ``.keep``.
+    """Record the omissions *found* while the old root of *target* that is, or will be, called
+    *root* was handed over; *root* is empty for one that is never retired. Whether that root must be
+    marked ``.keep``.
 
     For one path one old root is kept: otherwise a user could have all of them kept, one boot
     after the other.
@@ -124,7 +124,7 @@ def settle(store: int, path: str, target: str, root: str) -> None:
 
 
 def forget(store: int, path: str, *, target: str = "", root: str = "", source: str = "") -> int:
-    """Remove what is about the old root *root* of *target*, or about *source*; how many."""
+    """Remove records of the old root *root* of *target*, or of *source*; return their number."""
     known = read(store, path)
     stays = []
     for one in known:
@@ -137,10 +137,10 @@ def forget(store: int, path: str, *, target: str = "", root: str = "", source: s
 
 
 class Lack:
-    """What is to become of a declared *path* that its store lacks in the persistence stage.
+    """The treatment of a declared *path* that its store lacks in the persistence stage.
 
     ``may_seed``: it may be seeded from the root that is mounted. ``error``: if it is not, nothing
-    may be made in its place, for whatever is there counts as its content; ``None`` if it may begin
+    may be created in its place, because it would be taken for the content; ``None`` if it may begin
     empty.
     """
 
@@ -168,7 +168,7 @@ def lack(stage: Stage, path: str, store: str, source: str, initial: str) -> Lack
                 f"{path} is not in effect: it could not be seeded ({omission.reason})",
                 omission.hint(),
             )
-            # A root that was kept is the one that the administrator sees.
+            # A kept root is the one that the administrator sees.
             return Lack(may_seed=not fresh and not other, error=error)
     if other:
         error = EphemerootError(

@@ -27,7 +27,7 @@ def subvolume(directory: int, text: str) -> int:
 def names_and_inodes(directory: int) -> list[tuple[str, int]]:
     """Names and inode numbers in an open directory; a subvolume shows its id.
 
-    Through a new descriptor: btrfs shows a descriptor only what was there when it was
+    Through a new descriptor: btrfs shows a descriptor only the entries that existed when it was
     opened (Linux commit 9b378f6ad48c).
     """
     with paths.entries(f"/proc/self/fd/{directory}") as found:
@@ -35,7 +35,7 @@ def names_and_inodes(directory: int) -> list[tuple[str, int]]:
 
 
 def names_and_serials(directory: int) -> list[tuple[str, int]]:
-    """What is in an open directory, each with its id if it is a subvolume, else 0.
+    """The names in an open directory, each with its id if it is a subvolume, else 0.
 
     ``readdir`` shows a subvolume's id as its inode number, and so saves opening each.
     A plain directory may have the same number as a subvolume beside it: then look.

@@ -37,7 +37,7 @@ class FreshRoot:
         self.uuid = ""
 
     def make(self, prove: Callable[[str], None]) -> None:
-        """Create, fill and prove it; *prove* gets its path. Nothing is left if that fails."""
+        """Create, fill and prove it; *prove* gets its path. It is removed if that fails."""
         parent = self.history.parent
         groups = self._groups()
         if self.source >= 0:
@@ -49,7 +49,7 @@ class FreshRoot:
             identity = subvolumes.identify(fd)
             self.id, self.uuid = identity.id, identity.uuid
             subvolumes.unlock(fd)  # as the base's own directory may be
-            # First of all: unmarked, nobody could tell it from somebody's own.
+            # First of all: without a mark it looks like a subvolume of the administrator's.
             marks.set_state(fd, identity.uuid, marks.NEW)
             self._fill(fd)
             prove("/".join(filter(None, (self.history.top.path, self.history.beside, self.text))))

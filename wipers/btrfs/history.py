@@ -156,7 +156,7 @@ class SubvolumeHistory(OldRoots):
 
     def changed_since(self) -> Callable[[str, int], bool] | None:
         with self._present() as present:
-            # What was written a moment ago is not in the tree yet (fs/btrfs/delayed-inode.c).
+            # Recent writes are not in the tree yet (fs/btrfs/delayed-inode.c).
             self.commit()
             found = present.changed_since()
         return None if found is None else lambda path, inode: inode in found
@@ -179,13 +179,15 @@ class SubvolumeHistory(OldRoots):
         while waiting and time.monotonic() < deadline:
             time.sleep(0.02)
             waiting &= subvolumes.cleaning(self.top.fd)
-        self.commit()  # what was cleaned is free only after one more
+        self.commit()  # cleaned space is free only after another commit
 
     def commit(self) -> None:
         self.top.commit()
 
     def prove(self, entry: OldRoot) -> None:
-        """It is what was listed, and neither it nor its content is mounted, or the default."""
+        """Prove that it is the listed one, that no part of it is mounted, and that it is not the
+        default.
+        """
         fd = self.open(entry)
         try:
             self._prove_unused(entry, fd)
@@ -225,5 +227,5 @@ class SubvolumeHistory(OldRoots):
         return str(name)
 
     def open_and_close(self, entry: OldRoot) -> None:
-        """Prove that *entry* is what was listed."""
+        """Prove that *entry* is the listed one."""
         os.close(self.open(entry))

@@ -1,9 +1,9 @@
 """The temporary name of a root while it is between its place and the history.
 
-``.<root>.ephemeroot.[<system>.]<name>[.ro].<uuid>``: the beginning of the id of the system whose it
-is, under which name the previous root will be retired, whether it was read-only and so must be
-again, and its UUID (``none``: there was no previous root). Whoever finds such a name after a power
-cut knows all that the interrupted run knew: what has that UUID is the previous root, anything else
+``.<root>.ephemeroot.[<system>.]<name>[.ro].<uuid>``: the beginning of the id of the system that
+owns it, under which name the previous root will be retired, whether it was read-only and so must be
+again, and its UUID (``none``: there was no previous root). After a power cut, such a name has all
+that the interrupted run knew: the subvolume with that UUID is the previous root, anything else
 is a fresh one.
 """
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.names import Name
 
 _LONGEST = 255  # bytes in a name (NAME_MAX)
-_REST = 110  # what follows the root's own name is shorter than this
+_REST = 110  # the rest after the root's own name is shorter than this
 
 _SYSTEM = 8  # characters of a system's id
 _DIGITS = frozenset("0123456789abcdef")
 
 
 class Leftover:
-    """A temporary name, taken apart. ``text`` is all of it; ``uuid`` may be ``None``. Of the id
-    ``system`` only the beginning counts; it is empty for a system without one.
+    """A temporary name, taken apart. ``text`` is all of it; ``uuid`` may be ``None``. ``system``
+    is the beginning of the system's id, empty for a system without one.
     """
 
     __slots__ = ("name", "read_only", "root", "system", "uuid")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 class OldRoots(History):
     """The directory of the old roots of the subvolume ``root`` (paths are relative to the top
-    level), and the directory that ``root`` is in: what has which name there, and whose it is.
+    level), and the directory that contains ``root``: the entries there and their owners.
 
     Holds a lock on old-roots until ``close``. ``create`` makes a missing old-roots;
     otherwise a missing one is an empty history. Raises ``Refused`` if old-roots cannot
@@ -116,10 +116,8 @@ class OldRoots(History):
         if self.own:
             self.top.close()
 
-    # What is there
-
     def entries(self) -> list[OldRoot]:
-        """Everything in old-roots, and what was retired in place, by name."""
+        """Everything in old-roots, and old roots retired in place, by name."""
         found = []
         if self.old >= 0:
             for text, serial in directories.names_and_serials(self.old):

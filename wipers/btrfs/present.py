@@ -1,4 +1,4 @@
-"""The present root of a btrfs history: what it was made of, and what was written to it since."""
+"""The present root of a btrfs history: its origin, and the changes since then."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Present:
     def origin(self) -> int:
         """Open the subvolume that it is a snapshot of; -1 if it was made empty.
 
-        Raises ``EphemerootError`` if that is not there any more.
+        Raises ``EphemerootError`` if that does not exist any more.
         """
         uuid = self.info.parent_uuid
         if not any(uuid):

@@ -33,7 +33,7 @@ def parents(fd: int, id: int) -> list[int]:
 
 def usage(fd: int, id: int) -> tuple[int | None, int | None]:
     """Bytes that subvolume *id* refers to, and how many of them are its own alone; ``None``
-    without quotas. What is nested in it counts for itself.
+    without quotas. Nested subvolumes are not included.
     """
     for _, item in _search(fd, (0, 0), _INFO_KEY, (id, id)):
         _, referenced, _, exclusive, _ = struct.unpack("<5Q", item[:40])

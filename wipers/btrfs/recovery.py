@@ -25,7 +25,7 @@ class Recovery(Step):
     """Recover one *leftover*, which is in the open *directory*.
 
     *default_to* is the id that the default subvolume gets if the leftover is the default;
-    0 to leave that alone. ``execute`` returns what was done, in one line, or ``""`` if
+    0 to leave that alone. ``execute`` returns the change in one line, or ``""`` if
     the leftover rests where it is for good.
     """
 
@@ -75,9 +75,9 @@ class Recovery(Step):
         if marks.state(fd, identity.uuid) == marks.NEW and not subvolumes.nested(fd, identity.id):
             subvolumes.delete_open(self.history.top.fd, fd, identity.id)
             return f"deleted {text}, a fresh {self.history.NOUN} that never became the root"
-        # Somebody has worked in it, or it was cut before it was marked: it stays a while.
+        # It has been used, or the run ended before it was marked: it is kept for a while.
         name = self.leftover.name.changed(unused=True, keep=False)
-        # From now on it has its own UUID in its name: cut again, it is a previous root.
+        # Its own UUID is in its name, so after another power cut it is a previous root.
         name = self.history.free(name, self.leftover)
         unused = Leftover(
             self.leftover.root, name, identity.uuid, read_only=False, system=self.leftover.system

@@ -20,9 +20,9 @@ def retire(history: SubvolumeHistory, directory: int, leftover: Leftover) -> str
 
     Returns that name, which has another number if it was taken meanwhile. A
     read-only one cannot change its directory (EROFS), so it is made writable for
-    that move, and read-only again while it still has the name that says so. What
-    ``btrfs receive`` made stays in place: writable once, it would no longer be
-    what was received.
+    that move, and read-only again while it still has the name that says so. Subvolumes of
+    ``btrfs receive`` stay in place: making one writable would end its relation to the
+    received one.
     """
     text = leftover.text
     fd = directories.subvolume(directory, text)

@@ -1,6 +1,6 @@
 """The rotation of a btrfs root: prove, recover, make fresh, exchange, retire, prune.
 
-The order is the safety. Whatever instant the power fails at, the root's name has the
+The order makes power cuts safe. At any instant, the root's name has the
 previous root or a complete fresh one, and the temporary name (``leftovers``) tells the
 next run the rest. Nothing is deleted before the exchange is on the disk.
 """
@@ -63,7 +63,7 @@ class SubvolumeRotation(Rotation):
         self.source_path = ""
 
     def run(self) -> Outcome:
-        """Rotate. See ``Wiper.wipe`` for the errors and what holds then."""
+        """Rotate. See ``Wiper.wipe`` for the errors and the state after them."""
         try:
             self._prove_previous()
             self._open_source()
@@ -113,7 +113,7 @@ class SubvolumeRotation(Rotation):
             )
 
     def _open_previous(self) -> int:
-        """Open the root that is there; -1 if there is none yet."""
+        """Open the present root; -1 if there is none yet."""
         root = self.history.root
         try:
             fd = subvolumes.open_directory(self.history.parent, self.history.root_name)
@@ -197,7 +197,7 @@ class SubvolumeRotation(Rotation):
         return Leftover(root, name, uuid, read_only=read_only, system=system)
 
     def _place(self, leftover: Leftover) -> tuple[Leftover, FreshRoot]:
-        """Put a fresh root in its place; without space for it prune what is due, once.
+        """Put a fresh root in place; without space for it, prune due old roots once and retry.
 
         Returns the temporary name that the previous root has then, too.
         """
@@ -220,7 +220,7 @@ class SubvolumeRotation(Rotation):
                 "find it with 'swapon --show', run 'swapoff' for it, and keep it outside of the "
                 "base",
             ) from error
-        if error.errno == errno.EPERM:  # btrfsutil's errors are no PermissionError
+        if error.errno == errno.EPERM:  # btrfsutil does not raise PermissionError
             raise immutable.explained(error, self.history.parent) from error
 
     def _place_once(self, leftover: Leftover) -> tuple[Leftover, FreshRoot]:

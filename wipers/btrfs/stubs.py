@@ -26,7 +26,7 @@ def mend(source: int, fresh: int) -> int:
         try:
             directory = subvolumes.open_directory(fresh, parent or ".")
         except OSError as error:
-            # What lies deeper than a stub, or lay deeper than one just repaired, is missing.
+            # Stubs inside a stub, or inside one that was just repaired, are missing.
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 continue
             raise

@@ -145,7 +145,7 @@ def is_mounted(path: str, mounted: set[str]) -> bool:
 def find(device: str) -> tuple[str, str]:
     """The path of the device that *device* names, and the UUID of the btrfs on it.
 
-    Raises ``Refused`` if it names none, cannot be read, or holds no btrfs.
+    Raises ``Refused`` if it does not name a device, cannot be read, or is not a btrfs.
     """
     try:
         path = os.path.realpath(devices.link(device), strict=True)
@@ -166,7 +166,7 @@ def find(device: str) -> tuple[str, str]:
 def _other_devices(path: str, uuid: str) -> list[str]:
     """``device=`` options for the other devices of the filesystem, if it has several.
 
-    udev's ``btrfs ready`` registers them with the kernel; without udev nobody does.
+    udev's ``btrfs ready`` registers them with the kernel; without udev they are not registered.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -181,6 +181,6 @@ def _other_devices(path: str, uuid: str) -> list[str]:
         try:
             if other != path and devices.btrfs_uuid(other) == uuid:
                 found.append(f"device={other}")
-        except OSError:  # a drive without a medium, a device that is gone already
+        except OSError:  # a drive without a medium, or a removed device
             continue
     return found

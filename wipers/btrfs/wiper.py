@@ -158,7 +158,7 @@ class Btrfs(Wiper):
         ):
             fd = directories.subvolume(roots.parent, roots.root_name)
             if fd < 0:
-                return ""  # nothing is lost, or the rotation says what is in its place
+                return ""  # nothing is lost, or the rotation reports another file there
             try:
                 if marks.state(fd, subvolumes.identify(fd).uuid) != marks.UNMARKED:
                     return ""

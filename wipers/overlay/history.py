@@ -66,8 +66,6 @@ class UpperHistory(History):
             raise EphemerootError("a layer in memory leaves no old root")
         return self.layers.old
 
-    # What is there
-
     def entries(self) -> list[OldRoot]:
         if self.layers is None or self.layers.old < 0:
             return []

@@ -57,7 +57,7 @@ class LayerRotation(Rotation):
         self.above = ""
 
     def run(self) -> Outcome:
-        """Rotate. See ``Wiper.wipe`` for the errors and what holds then."""
+        """Rotate. See ``Wiper.wipe`` for the errors and the state after them."""
         self.above = self.places.attach(self.layers.mount(), "layers")
         system, take = self.boot.system, not self.boot.dry_run
         self._change(lambda: self.layers.require_own(system, take=take))
@@ -104,7 +104,7 @@ class LayerRotation(Rotation):
         return name
 
     def _hand_over_installed(self) -> None:
-        """It is never retired, so that nothing of it need be kept."""
+        """Seed from the installed root, which is never retired."""
         if self.boot.dry_run:
             self.boot.describe_hand_over()
         else:

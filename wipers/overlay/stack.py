@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.contract import Boot
     from ephemeroot.wipers.placement import Places
 
-# With the others, what is above would belong to this very state of what is below, and a
-# changed root below would fail with ESTALE (Documentation/filesystems/overlayfs.rst).
+# With other options, the upper layer would be bound to this state of the lower one, and a
+# changed lower root would fail with ESTALE (Documentation/filesystems/overlayfs.rst).
 OPTIONS = ["index=off", "metacopy=off", "redirect_dir=off"]
 
 

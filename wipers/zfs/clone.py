@@ -2,7 +2,7 @@
 
 ``zfs clone`` commits the clone in one transaction group and its properties in later ones
 (``zfs_ioc_clone`` in OpenZFS's module/zfs/zfs_ioctl.c), so a power cut can leave a clone without
-them. The root is marked first with the snapshot that is to be cloned: a clone of that snapshot
+them. The root is marked first with the snapshot that will be cloned: a clone of that snapshot
 without a property of another origin is then known to be a fresh root that was never finished.
 """
 
@@ -34,7 +34,7 @@ _OURS = "ephemeroot:"
 _NOT_COPIED = ("canmount", "keylocation", "keyformat", "pbkdf2iters", "encryption", *MOVED)
 
 # The properties set on argv[1] itself or received with it ($recvd: ZPROP_SOURCE_VAL_RECVD in
-# include/sys/fs/zfs.h), as text. What is received by a dataset above it is inherited. zfs(8)
+# include/sys/fs/zfs.h), as text. Properties received by a parent dataset are inherited. zfs(8)
 # refuses 0 for quota and refquota.
 _PROPERTIES = """
 local name = (...)["argv"][1]
@@ -85,7 +85,7 @@ def is_unfinished(found: Dataset, previous: Dataset, bootfs: str) -> bool:
     origin = datasets.look(found.origin).get(found.origin)
     if origin is None or origin.guid != previous.own.get(CLONES):
         return False
-    # The mark of the system may be there before the others are.
+    # The mark of the system may be set before the others.
     given = {key: value for key, value in _properties(found.name).items() if key != SYSTEM}
     return given.items() <= _wanted(previous, bootfs).items()
 

@@ -228,7 +228,7 @@ class Private:
 def unmount(path: str) -> None:
     """Unmount, and wait for it: remaining mounts can be neither rolled back nor destroyed.
 
-    What stays busy is unmounted lazily in the end; whoever needs it gone will notice.
+    A busy mount is unmounted lazily at the end; later operations then report the dataset as busy.
     """
     deadline = time.monotonic() + _BUSY_FOR
     while True:
@@ -250,12 +250,12 @@ def fsid(path: str) -> str:
 
 
 def mounted_at(path: str) -> str:
-    """The name of the dataset that is mounted at *path*; empty if that is no ZFS."""
+    """The name of the dataset that is mounted at *path*; empty if it is not ZFS."""
     return _dataset(mountinfo.mounted_at(os.path.realpath(path)))
 
 
 def opened_on(fd: int) -> str:
-    """The name of the dataset that is mounted where *fd* was opened; empty if that is no ZFS."""
+    """The name of the dataset that is mounted where *fd* was opened; empty if it is not ZFS."""
     return _dataset(mountinfo.of(fd))
 
 

@@ -25,7 +25,7 @@ _SEEN = "ephemeroot:seen"
 _FIRST = "ephemeroot:first"
 
 # argv: the dataset, its createtxg, how our own snapshots begin, "do" or "look". Never
-# recursive: what has anything in it that we did not make stays.
+# recursive: a dataset with content that we did not create stays.
 _DELETE = """
 local argv = (...)["argv"]
 local name, born, own, act = argv[1], argv[2], argv[3], argv[4]
@@ -113,8 +113,6 @@ class DatasetHistory(History):
 
     def __enter__(self) -> DatasetHistory:
         return self
-
-    # What is there
 
     def container(self) -> datasets.Dataset | None:
         """The dataset that holds the old roots; ``None`` if there is none yet."""
@@ -230,7 +228,9 @@ class DatasetHistory(History):
         )
 
     def settle(self, deadline: float) -> None:
-        """ZFS frees the blocks of what was destroyed in the background (zpoolprops(7))."""
+        """Wait for ZFS, which frees the blocks of destroyed datasets in the background
+        (zpoolprops(7)).
+        """
         pool = datasets.pool(self.root)
         while programs.run("zpool", "get", "-Hpo", "value", "freeing", pool).strip() != "0":
             if time.monotonic() >= deadline:

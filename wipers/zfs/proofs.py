@@ -1,4 +1,4 @@
-"""What must hold before a ZFS root is rotated. Nothing is changed here.
+"""Proofs before the rotation of a ZFS root. Nothing is changed here.
 
 Everything is refused that would make the new root useless, or the old one undeletable.
 """

@@ -1,7 +1,7 @@
 """Back to the blank snapshot: one channel program that does all of it, or nothing.
 
-Whatever was written since, and every snapshot taken since, is gone afterwards: there is no
-history. An error half-way through a channel program would not undo what it already did, so
+Later changes and snapshots are lost: there is no
+history. An error half-way through a channel program would not undo its earlier changes, so
 everything that could fail is asked first, in the same program.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ephemeroot.wipers.contract import Boot
 
 # argv: the dataset, its blank snapshot, "do" or "look", and the bookmarks that may stay.
-# Reservations are asked for by hand: freeing what is destroyed takes time, and the rollback
+# Reservations are queried explicitly: freeing destroyed datasets takes time, and the rollback
 # needs that space before (dsl_dataset_rollback_check).
 _PROGRAM = """
 local argv = (...)["argv"]
@@ -111,7 +111,7 @@ class Rollback:
         self.outcome = Outcome(fresh={})
 
     def run(self) -> Outcome:
-        """Roll back. See ``Wiper.wipe`` for the errors and what holds then."""
+        """Roll back. See ``Wiper.wipe`` for the errors and the state after them."""
         boot = self.boot
         if boot.request is not None:
             raise Refused(

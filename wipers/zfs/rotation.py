@@ -53,7 +53,7 @@ class DatasetRotation(Rotation):
         self.bootfs = ""
 
     def run(self) -> Outcome:
-        """Rotate. See ``Wiper.wipe`` for the errors and what holds then."""
+        """Rotate. See ``Wiper.wipe`` for the errors and the state after them."""
         found = datasets.look(self.root, self.new, self.base, self.source)
         self.bootfs = proofs.pool(datasets.pool(self.root))
         waiting = found.get(self.new)
@@ -164,7 +164,7 @@ class DatasetRotation(Rotation):
         dataset_keys.load(self.root)
 
     def _complete(self, root: Dataset) -> None:
-        """What has to follow a new root and did not before the power went."""
+        """Complete the steps after a new root that a power cut has prevented."""
         if OF not in root.own or not (BOOTFS in root.own or RESERVED in root.own):
             return
         retired = self._retired_as(root.own[OF])
@@ -172,7 +172,7 @@ class DatasetRotation(Rotation):
             self._follow(retired, named=BOOTFS in root.own and self.bootfs == retired)
 
     def _recover(self, leftover: Dataset) -> None:
-        """A fresh root that never got its place goes, unless somebody has worked with it."""
+        """Delete a fresh root that was never put in place, unless it has been used."""
         line = f"delete {self.new}, a fresh root that never became the root"
         if OF not in leftover.own:
             self._retire()

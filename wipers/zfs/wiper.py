@@ -147,7 +147,7 @@ class Zfs(Wiper):
         if settings.get("base") and device == settings["base"]:
             return f"{device} is the base"
         if settings.get("mode") != ROTATE:
-            return ""  # what is in the root is a dataset of its own, and stays
+            return ""  # the nested dataset is separate, and stays
         old_roots = str(settings.get("old-roots") or _beside(dataset))
         for what, above in (("the root", dataset), ("old-roots", old_roots)):
             if above and datasets.is_below(device, above):
@@ -314,7 +314,9 @@ def _require_apart(root: str, old_roots: str, base: object) -> None:
 
 
 def _require_bootfs(root: str) -> None:
-    """With ``root=zfs:AUTO`` the pool's ``bootfs`` is booted: it must be what is made fresh."""
+    """With ``root=zfs:AUTO`` the pool's ``bootfs`` is booted: it must be the dataset that is made
+    fresh.
+    """
     from ephemeroot.linux import programs, shell
 
     pool = datasets.pool(root)

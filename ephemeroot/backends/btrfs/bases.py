@@ -70,7 +70,7 @@ class Place:
 
 
 class Bases(SubvolumeHistory):
-    """The base as what is rotated, ``old-bases`` as its history.
+    """The base, which is rotated like a root, with ``old-bases`` as its history.
 
     No old base is never pruned for being the first: all it has that later ones lack is
     older packages.

@@ -67,7 +67,7 @@ def of(survey: Survey, line: FstabLine | None) -> Layout:
             f"{commands.MIN_FREE}"
         ),
         prepare=tuple(step for step in steps if step is not None),
-        # Last: what was set up before must be in it.
+        # Last: it must contain all earlier changes.
         finish=(
             Step(
                 "The base, a copy of the root as it is now; each fresh root is a snapshot of it:",
@@ -135,7 +135,7 @@ def _own_root(survey: Survey, places: Places) -> Step | None:
                 _unless_there(places.root, f"btrfs subvolume snapshot {shlex.quote(source)}"),
                 *renamed,
             ),
-            # After: a boot loader that follows must find what it is told to boot.
+            # Afterwards, when the boot loader can find the new files.
             *commands.update_boot_loader(survey),
             "reboot",
         ),
@@ -167,7 +167,7 @@ def _command_line(survey: Survey, places: Places) -> list[str]:
 
 
 def _words(survey: Survey, places: Places) -> str:
-    """What else rootflags= says stays: a later one takes its place in some initramfs."""
+    """The other rootflags= are kept, because some initramfs use only the last parameter."""
     lines = [command_line(text).root_flags() for _, text in survey.machine.command_lines]
     others = [o for o in (lines[0] if lines else []) if o.partition("=")[0] not in _SUBVOLUME]
     flags = ",".join([*others, f"subvol={places.root}"])
@@ -175,7 +175,7 @@ def _words(survey: Survey, places: Places) -> str:
 
 
 def _boot(survey: Survey, places: Places) -> Step | None:
-    """Kernel and boot loader must not are on what is wiped."""
+    """The step that moves kernel and boot loader off the filesystem that is wiped."""
     lost = commands.lost_boot_file(survey)
     if not lost or any(line.mount_point == "/boot" for line in survey.lines):
         return None
@@ -276,8 +276,8 @@ def _created(path: str) -> str:
 
 
 def _unless_there(path: str, command: str) -> str:
-    """The *command* with the subvolume *path* as its last argument, for who was interrupted and
-    begins again: a snapshot would be made inside of the one that is there.
+    """The *command* with the subvolume *path* as its last argument, to be repeated
+    after an interruption: a second snapshot would be made inside of the first.
     """
     return f"test -e {_top(path)} || {command} {_top(path)}"
 

@@ -17,7 +17,7 @@ from ephemeroot.wipers.btrfs.toplevel import Toplevel
 
 
 class Snapshots(Rehearsal):
-    """All that the wiper is told is in the directory ``name`` at the top level."""
+    """The wiper uses only the directory ``name`` at the top level."""
 
     def __init__(self, wipe: Wipe, place: Root, root: Path, notes: list[str]) -> None:
         if place.device is None:
@@ -27,7 +27,7 @@ class Snapshots(Rehearsal):
             # The mount now is that filesystem, whatever udev has or has not made of its name.
             place = replace(place, device=mount.source)
         super().__init__(wipe, place, root, notes)
-        # Named here, for both processes; made by the one that simulates the boot.
+        # Both processes need the name; the one that simulates the boot creates it.
         self.name = throwaway.new_name()
 
     def prepare(self, private: str) -> Wipe:

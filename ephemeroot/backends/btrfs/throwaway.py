@@ -62,7 +62,7 @@ def sweep(top: Toplevel, ours: str = "") -> list[str]:
     not; a line for everything that could not be.
     """
     problems = []
-    # Opened again: what was made since a directory was opened is not listed on some kernels
+    # Opened again: some kernels do not list entries created after a directory was opened
     # (Linux 6.5; e60aa5da14d0, "btrfs: refresh dir last index during a rewinddir(3) call").
     for name in sorted(paths.names(fd_path(top.fd))):
         if not name.startswith(PREFIX):
@@ -75,7 +75,7 @@ def sweep(top: Toplevel, ours: str = "") -> list[str]:
 
 
 def _remove(top: Toplevel, name: str, *, locked: bool) -> None:
-    """Remove one, proven: a plain directory of root's alone, that nobody has locked unless it may
+    """Remove one, proven: an ordinary directory that only root can write, not locked unless it may
     be *locked*, with nothing in it that is mounted or the default subvolume.
     """
     fd = os.open(name, _READ, dir_fd=top.fd)

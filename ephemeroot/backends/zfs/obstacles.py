@@ -1,4 +1,4 @@
-"""What would keep the next boot from making a new root, as the installed system can know it."""
+"""Obstacles that prevent a new root at the next boot, as far as the system can predict them."""
 
 from __future__ import annotations
 
