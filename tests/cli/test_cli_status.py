@@ -253,7 +253,7 @@ def test_damage_in_one_file_hides_nothing_else(machine: LivingMachine) -> None:
     request.write_text("{")
     content = status(machine, 10)
     assert content["root"] == "ephemeral"
-    assert content["next-boot"] == ["the root is kept because a request cannot be read"]
+    assert content["next-boot"] == ["the root is kept, because a request cannot be read"]
     (line,) = content["complaints"]
     assert "next-boot --clear" in line
     shown = machine.call("next-boot")
