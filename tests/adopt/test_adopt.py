@@ -177,7 +177,7 @@ def test_follows_a_link_to_a_directory_and_names_its_target(
 
 def test_an_empty_path_is_refused(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     assert adopt(machine, "/srv/app", "") == 2
-    assert "a path is empty" in capsys.readouterr().err
+    assert "a PATH is empty" in capsys.readouterr().err
     assert not (machine.path / DROP_IN).exists()
 
 
