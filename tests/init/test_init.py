@@ -160,6 +160,7 @@ def test_proposes_steps_for_debian_as_installed(
     configuration = tomllib.loads(text)
     assert configuration["root"]["btrfs"]["base"] == "@rootfs-base"
     assert configuration["root"]["btrfs"]["old-roots"] == "@rootfs-old_roots"
+    assert configuration["root"]["btrfs"]["min-free"] == "10%"
     store = configuration["persistence"]["/persistent"]
     assert {"/var/log", "/etc/NetworkManager/system-connections", "/var/lib/postgresql"} <= set(
         store["directories"]
@@ -337,6 +338,8 @@ def test_proposes_an_overlay_for_ext4(
     configuration = tomllib.loads(text)
     assert configuration["root"]["wiper"] == "overlay"
     assert configuration["root"]["overlay"]["type"] == "ext4"
+    # A layer in memory leaves nothing behind that could fill a disk.
+    assert configuration["root"]["overlay"].get("min-free") == ("10%" if home else None)
     store = "/home/persistent" if home else "/persistent"
     assert list(configuration["persistence"]) == [store]
     (root / "etc/ephemeroot").mkdir()
@@ -371,6 +374,7 @@ def test_proposes_a_rotation_for_zfs(tmp_path: Path, capsys: pytest.CaptureFixtu
     document = json.loads(capsys.readouterr().out)
     configuration = tomllib.loads(document["configuration"])
     assert configuration["root"]["zfs"]["base"] == "tank/ROOT/base"
+    assert configuration["root"]["zfs"]["min-free"] == "10%"
     first = [c for s in document["steps"] for c in s["commands"]]
     assert any("root=zfs:tank/ROOT/debian" in c for c in first)
     assert (first[-1], document["again-after-reboot"]) == ("reboot", True)
