@@ -60,6 +60,12 @@ class Image(ABC):
         """Raise ``EphemerootError`` if *fresh* would not boot in place of the present image."""
         del fresh
 
+    def copy_elsewhere(self) -> str:
+        """Once the image is in place: have programs copy it that keep a copy for a boot loader, as
+        the distribution does. Returns who has, if any. Raises ``EphemerootError``.
+        """
+        return ""
+
     def rebuild(self, plan: bytes | None) -> str:
         """Build the image with *plan*, or without Ephemeroot if that is ``None``, read it back, and
         put it in place.
@@ -79,7 +85,8 @@ class Image(ABC):
             readback.put_in_place(fresh, self.path)
         finally:
             fresh.unlink(missing_ok=True)
-        return f"{verified}; {size / 1e6:.1f} MB"
+        copied = self.copy_elsewhere()
+        return f"{verified}; {size / 1e6:.1f} MB{copied and f'; {copied}'}"
 
 
 class Target(ABC):

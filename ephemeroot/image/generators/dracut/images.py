@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ _BESIDE = {
     "initramfs_2712": "kernel_2712.img",
     "initrd.img": "vmlinuz",
 }
+_HOOKS = "etc/initramfs/post-update.d"
 _UNIFIED = ("boot/EFI/Linux", "boot/efi/EFI/Linux", "efi/EFI/Linux")
 
 
@@ -78,6 +80,9 @@ class Image(contract.Image):
                 capture_output=True,
                 text=True,
                 check=False,
+                # They would be told a name that is only there until it has been read back, and
+                # write it into the boot loader's entry: `copy_elsewhere` runs them.
+                env={**os.environ, "NO_POST_UPDATE_HOOKS": "1"},
             )
         except FileNotFoundError:
             raise EphemerootError(
@@ -91,6 +96,30 @@ class Image(contract.Image):
                 f"dracut could not build the image of {self.kernel}: {tail}",
                 f"run 'dracut --force {path.parent}/IMAGE {self.kernel}' to see all messages",
             )
+
+    def copy_elsewhere(self) -> str:
+        """Run Debian's hooks for boot loaders, with the name in /boot (dracut.sh there; the kernel
+        team's policy, "Initramfs hooks"). Copies in directories of the Boot Loader Specification
+        are images of `images` themselves, which are built, read back and exchanged in one step.
+        """
+        import subprocess
+
+        root = self.path.parent.parent
+        hooks = root / _HOOKS
+        if self.path.parent.name != "boot" or not hooks.is_dir():
+            return ""
+        if any(path.is_file() for path in _specified(root, self.kernel)):
+            return ""
+        words = ["run-parts", f"--arg={self.kernel}", f"--arg={self.path}", str(hooks)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            raise EphemerootError(
+                f"{self.path} is in place, but a program in {hooks} failed: "
+                + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
+                f"a boot loader with a copy may start the old image: run `{' '.join(words)}`",
+            )
+        return f"ran the programs in {hooks}"
 
 
 def kernels(root: Path) -> list[str]:
@@ -106,12 +135,10 @@ def images(root: Path) -> tuple[list[Image], list[str]]:
     """All images of all installed kernels except rescue images, and a line for each kernel or image
     that is not supported.
     """
-    folders = _folders(root)
     found, unknown = [], []
     for kernel in kernels(root):
         files = [root / place.format(kernel) for place in _PLACES]
-        for folder in folders:
-            files += sorted((folder / kernel).glob("initrd*"))
+        files += _specified(root, kernel)
         mine = [Image(path, kernel) for path in files if path.is_file()]
         together = unified(root, kernel)
         unknown += [f"{path} is a unified image, which dracut cannot rebuild" for path in together]
@@ -145,6 +172,11 @@ def _of_firmware(root: Path, known: set[str]) -> tuple[list[Image], list[str]]:
                 )
                 unclear.append(f"{image} is not rebuilt: it is for {what}")
     return found, unclear
+
+
+def _specified(root: Path, kernel: str) -> list[Path]:
+    """The images of *kernel* where the Boot Loader Specification has them."""
+    return [path for folder in _folders(root) for path in sorted((folder / kernel).glob("initrd*"))]
 
 
 def _folders(root: Path) -> list[Path]:

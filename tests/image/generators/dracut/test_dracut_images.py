@@ -192,6 +192,62 @@ def test_a_correct_image_replaces_the_existing_one(
     assert list(image.path.parent.iterdir()) == [image.path]
 
 
+# As the end of Debian's dracut.sh.
+DEBIANS = """\
+#!/bin/sh
+cp {right} "$2"
+[ -z "$NO_POST_UPDATE_HOOKS" ] || exit 0
+run-parts --arg="$3" --arg="$2" {hooks}
+"""
+
+
+@pytest.mark.requires_root
+@pytest.mark.parametrize("status", [0, 3])
+@pytest.mark.parametrize("copies", [(), (f"efi/{'0' * 32}/{KERNEL}/initrd.img-{KERNEL}",)])
+def test_debians_hooks_get_the_name_of_the_image_in_its_place(
+    root: Path,
+    armed: dict[str, Member],
+    monkeypatch: pytest.MonkeyPatch,
+    copies: tuple[str, ...],
+    status: int,
+) -> None:
+    """systemd-boot's writes it into the boot entry. An image of the Boot Loader Specification is
+    rebuilt by itself, and kernel-install would only write over it.
+    """
+    hooks = root / "etc/initramfs/post-update.d"
+    hooks.mkdir(parents=True)
+    (root / "etc/machine-id").write_text("0" * 32 + "\n")
+    for name in copies:
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(b"the old one")
+    (root / "right").write_bytes(archive(armed))
+    programs = root / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    told = root / "told"
+    for script, text in (
+        (programs / "dracut", DEBIANS.format(right=root / "right", hooks=hooks)),
+        (hooks / "loader", f'#!/bin/sh\n[ -e "$2" ] && echo "$@" >> {told}\nexit {status}\n'),
+    ):
+        script.write_text(text)
+        script.chmod(0o755)
+    image = dracut.Image(root / f"boot/initrd.img-{KERNEL}", KERNEL)
+    image.path.write_bytes(b"the old one")
+    found, _ = dracut.images(root)
+    assert {one.path for one in found} >= {root / name for name in copies}
+    if status and not copies:
+        with pytest.raises(EphemerootError, match=f"is in place, but a program in {hooks} failed"):
+            image.rebuild(PLAN)
+    else:
+        assert ("ran the programs" in image.rebuild(PLAN)) == (not copies)
+    assert image.path.read_bytes() == archive(armed)
+    for name in copies:
+        dracut.Image(root / name, KERNEL).rebuild(PLAN)
+        assert (root / name).read_bytes() == archive(armed)
+    said = told.read_text() if told.exists() else ""
+    assert said == ("" if copies else f"{KERNEL} {image.path}\n")
+
+
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 OTHER = "fedcba9876543210fedcba9876543210"
 # Files on the boot filesystem, the files that identify this system, and which images are its own.
