@@ -17,6 +17,7 @@ from ephemeroot import backends
 from ephemeroot.backends.survey import Survey
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.hooks.operations.wipe import Wipe
+from ephemeroot.linux.mountinfo import Mount
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.machine.fstab import FstabLine
 from ephemeroot.machine.root import Root
@@ -244,6 +245,12 @@ class Backend:
         they have something in them, relative to it.
         """
         return []
+
+    def forgets(self, mount: Mount | None) -> bool:
+        """Whether the next boot as usual forgets changes of the running root, which is on *mount*
+        as far as that is known.
+        """
+        return True
 
     def obstacles(self, history: History) -> list[EphemerootError]:
         """The refusals that the next boot would end with, as far as this backend can know them now;

@@ -16,6 +16,7 @@ from ephemeroot.config.syntax.toml_text import quote
 from ephemeroot.hooks.operations.volumes import SUBDIRECTORY
 from ephemeroot.hooks.operations.wipe import Wipe
 from ephemeroot.linux import mounts
+from ephemeroot.linux.mountinfo import Mount
 from ephemeroot.machine.fstab import FstabLine
 from ephemeroot.machine.root import Root
 from ephemeroot.wipers import overlay
@@ -32,6 +33,10 @@ class Overlay(Backend):
     WITHOUT_BASE = (
         "run 'ephemeroot next-boot keep', reboot, and change the installed root below the overlay"
     )
+
+    def forgets(self, mount: Mount | None) -> bool:
+        """A boot of the installed root itself has no layer: what it changes stays."""
+        return mount is None or mount.fstype == "overlay"
 
     @classmethod
     def proposal(cls, survey: Survey, line: FstabLine | None) -> Layout | None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ephemeroot import terminal
+from ephemeroot import backends, terminal
 from ephemeroot.base import package_changes, package_managers, package_record
 from ephemeroot.base.command import IN_BASE
 from ephemeroot.cli import access, output
@@ -59,14 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _policy(arguments: argparse.Namespace) -> str:
-    """The configured policy; ``off`` in a base, and on a root that no boot wipes."""
+    """The configured policy; ``off`` in a base, and on a root that no boot makes fresh."""
     root = Path(arguments.root)
     if os.environ.get(IN_BASE) or os.environ.get(package_changes.ALLOW) == "allow":
         return "off"
     plan = applied.load(root)
-    if plan is None or plan.root_wipe() is None or foreign.of_boot(root) is not None:
+    wipe = plan.root_wipe() if plan is not None else None
+    if wipe is None or foreign.of_boot(root) is not None:
         return "off"
-    return read(Machine.of(arguments.root), arguments.config).on_package_change
+    machine = Machine.of(arguments.root)
+    if not backends.of(wipe.load()).forgets(machine.root_mount):
+        return "off"
+    return read(machine, arguments.config).on_package_change
 
 
 def _before(policy: str) -> int:
@@ -98,7 +102,8 @@ def _after(arguments: argparse.Namespace, policy: str) -> None:
             found = package_changes.find(place, manager, root)
     except EphemerootError as error:
         # Without a base, the next boot forgets the change in any case.
-        _say(f"ephemeroot: the next boot forgets this change of packages ({error.message})")
+        line = f"ephemeroot: the next boot forgets this change of packages ({error.message})"
+        _say(f"{line}: {error.hint}" if error.hint else line)
         return
     if arguments.json:
         output.print_json("package-change", {"packages": package_record.to_json(found)})

@@ -213,6 +213,35 @@ directories = ["/srv/other"]
 """
 
 
+CONFIGURED = """\
+on-package-change = "{policy}"
+[root]
+wiper = "overlay"
+[persistence."/persistent"]
+files = ["/etc/kept"]
+"""
+
+
+@pytest.mark.parametrize("policy", ["warn", "redirect"])
+def test_packages_of_the_layer_are_forgotten_and_those_of_the_installed_root_are_not(
+    booted: Booted, policy: str
+) -> None:
+    """An upgrade belongs in a boot of the installed root (next-boot keep)."""
+    unmount(booted.root)
+    with InstalledRoot(booted.machine) as top:
+        configuration = top / "etc/ephemeroot/ephemeroot.toml"
+        configuration.write_text(CONFIGURED.format(policy=policy))
+        assert programs.run("--root", top, "package-change", "before").returncode == 0
+        after = programs.run("--root", top, "package-change", "after")
+        assert (after.returncode, after.stderr) == (0, "")
+    booted.boot(MORNING + 2 * DAY)
+    before = booted.call("package-change", "before")
+    assert before.returncode == (10 if policy == "redirect" else 0)
+    after = booted.call("package-change", "after")
+    assert "the next boot forgets this change of packages" in after.stderr
+    assert "ephemeroot next-boot keep" in after.stderr
+
+
 @pytest.mark.parametrize("hidden", ["nothing", "whiteout", "opaque directory", "removed since"])
 def test_adopt_refuses_files_that_the_overlay_shows_differently(
     booted: Booted, hidden: str
