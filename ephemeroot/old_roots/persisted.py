@@ -10,8 +10,8 @@ from ephemeroot.linux import mountinfo
 
 
 def elsewhere(plan: Plan, declared: Iterable[str], live: str, target: str = "/") -> set[str]:
-    """Paths in *target*, which is mounted at *live*, that do not are on it: what is *declared*,
-    and the mount there. As seen from *target*, ``/x``.
+    """The paths in *target*, which is mounted at *live*, whose content is on another filesystem:
+    the *declared* ones, and mount points. As seen from *target*, ``/x``.
     """
     found = set(declared)
     found |= {volume.mount_point for volume in plan.attached()}
