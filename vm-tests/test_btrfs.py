@@ -168,7 +168,7 @@ def look_into_old_roots(machine: Machine) -> None:
         machine.run("umount /tmp/old && rmdir /tmp/old")
 
 
-def test_five_boots(story: Story, bench: Bench) -> None:
+def test_survives_the_faults_that_break_the_shell_recipe(story: Story, bench: Bench) -> None:
     """Only a boot shows requests, a wrong clock, power cuts and the names of the root's device in
     an initramfs.
     """

@@ -206,7 +206,7 @@ def test_a_plan_that_cannot_be_used(ready: Case, content: str, message: str) -> 
     ready.laid_over({"usr/lib/ephemeroot/plan.json": content}).assert_emergency(message)
 
 
-def test_wipe_no(ready: Case) -> None:
+def test_wipe_no_keeps_the_root(ready: Case) -> None:
     """Only a boot shows a machine that boots the kept root, with persistent paths in place."""
     machine = ready.with_words("ephemeroot.wipe=no").up()
     assert machine.settle() == "running", machine.failed_units()

@@ -53,7 +53,7 @@ def check_report(machine: Machine, retired: bool) -> None:
     machine.run("systemctl is-active ephemeroot-boot-complete.service")
 
 
-def test_without_systemd(
+def test_boots_an_overlay_without_systemd(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:
     """Only a boot shows an overlay as the root under dracut's own init."""
@@ -67,7 +67,9 @@ def test_without_systemd(
         assert not [p.name for p in old.iterdir() if "unused" in p.name]
 
 
-def test_on_lvm(bench: Bench, cache: Cache, package: Path, disk: DiskFactory, name: str) -> None:
+def test_boots_an_overlay_on_lvm_with_systemd(
+    bench: Bench, cache: Cache, package: Path, disk: DiskFactory, name: str
+) -> None:
     """Only a boot shows an overlay as the root under systemd, on LVM."""
     ready = make(cache, debian_system(cache, VOLUMES), package, STOCK)
     stock = disk(stock_disk(ready), ready.system)

@@ -306,7 +306,7 @@ def test_refuses_images_of_another_root(
     assert content(machine.path) == before
 
 
-def test_json(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_apply_prints_json(machine: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     assert apply(machine, "--yes", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["format"] == "ephemeroot-apply"

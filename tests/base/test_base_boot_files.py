@@ -39,7 +39,7 @@ def boot(tmp_path: Path) -> Path:
     return boot
 
 
-def test_nothing_changed(boot: Path) -> None:
+def test_restores_nothing_if_nothing_changed(boot: Path) -> None:
     saved = boot.parent / "saved"
     assert bootfiles.changed(saved, boot) == []
     assert bootfiles.restore(saved, boot) == []

@@ -70,7 +70,7 @@ def test_plan_prints_the_same_problems_as_check(
     assert capsys.readouterr().err.splitlines() == checked
 
 
-def test_json(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_json(tree: MachineTree, capsys: pytest.CaptureFixture[str]) -> None:
     tree.write(MAIN, SOUND.replace("files =", "fils ="))
     assert main(["check", "--json", "--root", str(tree.path)]) == 2
     content = json.loads(capsys.readouterr().out)

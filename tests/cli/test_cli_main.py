@@ -240,7 +240,7 @@ def test_each_example_is_a_valid_command_line_and_in_the_help(
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
-def test_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_the_version(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([option]) == 0
     assert capsys.readouterr().out == f"ephemeroot {ephemeroot.__version__}\n"
 
@@ -286,7 +286,7 @@ def test_internal_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -
         main(["schema"])
 
 
-def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["properties"]["persistence"]["type"] == "object"
 

@@ -347,7 +347,7 @@ def test_refuses_the_home_of_another_user(user: OrdinaryUser) -> None:
         assert "home" in done.stderr
 
 
-def test_xdg_directories(user: OrdinaryUser) -> None:
+def test_follows_the_xdg_directories(user: OrdinaryUser) -> None:
     environment = {"XDG_CONFIG_HOME": f"{HOME}/cfg", "XDG_STATE_HOME": f"{HOME}/st"}
     user.write("cfg/ephemeroot/home.toml", PLAIN.replace("STORE", STORE))
     user.home("apply", environment=environment)

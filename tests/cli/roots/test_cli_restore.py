@@ -53,7 +53,7 @@ def temporary(root: Path) -> list[str]:
     return [n for _, d, f in os.walk(root) for n in (*d, *f) if "ephemeroot-restoring" in n]
 
 
-def test_show(machine: LivingMachine) -> None:
+def test_shows_facts_of_an_old_root(machine: LivingMachine) -> None:
     content = machine.json("roots", "show", STEM)
     assert (content["format"], content["version"]) == ("ephemeroot-roots-show", 1)
     assert (content["name"], content["path"]) == (FIRST, f"old_roots/{FIRST}")
@@ -73,7 +73,7 @@ def test_show(machine: LivingMachine) -> None:
     assert machine.call("roots", "show", "2020-01-01T00-00-00Z").returncode == 2
 
 
-def test_mount(machine: LivingMachine, tmp_path: Path) -> None:
+def test_mounts_an_old_root_read_only(machine: LivingMachine, tmp_path: Path) -> None:
     where = tmp_path / "old root"
     where.mkdir()
     dry = machine.call("roots", "mount", STEM, where, "--dry-run")
@@ -110,7 +110,7 @@ def test_restores_a_name_of_maximum_length(machine: LivingMachine) -> None:
     assert (machine.root / "etc" / name).read_text() == "x"
 
 
-def test_mount_as_json(machine: LivingMachine, tmp_path: Path) -> None:
+def test_mount_prints_json(machine: LivingMachine, tmp_path: Path) -> None:
     where = tmp_path / "old root"
     where.mkdir()
     words = ("roots", "mount", STEM, str(where))
@@ -122,7 +122,7 @@ def test_mount_as_json(machine: LivingMachine, tmp_path: Path) -> None:
     subprocess.run(["umount", where], check=True)
 
 
-def test_restore_a_file(machine: LivingMachine) -> None:
+def test_restores_a_file(machine: LivingMachine) -> None:
     dry = machine.call("roots", "restore", "/etc/lost", "--from", STEM, "--dry-run")
     assert dry.stdout == "restore /etc/lost: not done: dry run\n"
     lost = machine.root / "etc/lost"
@@ -148,7 +148,7 @@ def test_restore_a_file(machine: LivingMachine) -> None:
     )
 
 
-def test_restore_a_directory_and_its_parents(machine: LivingMachine) -> None:
+def test_restores_a_directory_and_its_parents(machine: LivingMachine) -> None:
     done = machine.call("roots", "restore", "/opt/app/data/", "/opt/app/link", "--from", STEM)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -207,7 +207,7 @@ def test_overwrite_refuses_to_exchange_a_directory_and_a_file(machine: LivingMac
     assert "/opt is not a directory" in done.stderr
 
 
-def test_to_another_directory(machine: LivingMachine, tmp_path: Path) -> None:
+def test_restores_into_another_directory(machine: LivingMachine, tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.mkdir()
     done = machine.call("roots", "restore", "/opt/app", "/etc/lost", "--from", STEM, "--to", there)
