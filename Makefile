@@ -38,7 +38,7 @@ demo:  ## three boots on a throw-away btrfs image: what is wiped, what persists 
 	@$(PYTHON) demo
 
 .PHONY: recording
-recording:  ## docs/demo.svg anew, the picture of the demo in README.md (root)
+recording:  ## draw docs/demo.svg again, the picture of the demo in README.md (root)
 	@tools/setup demo
 	@$(PYTHON) demo/recording.py
 
@@ -48,14 +48,14 @@ docs:  ## the documentation site with the manual, into build/site
 	@PYTHONPATH=tools/site $(PYTHON) -m generate
 
 .PHONY: test
-test:  ## linters, types, layers, all that needs no machine, and the boots that guard the main job
+test:  ## linters, types, layers, all tests without a machine, and the boots that test the main job
 	@tools/minutes run 'set-up' tools/setup vm
 	tools/minutes run 'linters, tests without a machine, and boots that guard the main job' \
 	  env SPREAD='$(SPREAD)' MACHINES='$(MACHINES)' tools/side-by-side
 	$(PRINT_MINUTES)
 
 .PHONY: proof
-proof:  ## everything in full: whole tables, matrices, all systems; takes hours (root)
+proof:  ## all cases: whole tables, matrices, all systems; takes hours (root)
 	@tools/setup vm
 	@mkdir -p build && : >$(FIGURES)
 	EPHEMEROOT_PROOF=1 EPHEMEROOT_FIGURES=$(FIGURES) $(PYTEST) tests $(SPREAD)
@@ -69,14 +69,14 @@ vm-test:  ## boots in virtual machines; BOOTS='unstable' for those of Debian uns
 	EPHEMEROOT_CRASH_SECONDS=$(CRASH_SECONDS) $(PYTEST) vm-tests -m '$(BOOTS)' $(MACHINES)
 
 .PHONY: attack
-attack:  ## a user who exchanges what root works on, ROUNDS=2000 a verb; hostile stores, likewise
+attack:  ## a user who exchanges files while root works on them, ROUNDS=2000 a verb; hostile stores too
 	@tools/setup test
 	EPHEMEROOT_ROUNDS=$(ROUNDS) $(PYTEST) tests/cli/every_verb/test_attack.py \
 	  tests/hooks/test_attack_boot.py tests/hooks/store/test_hostile_store.py \
-	  -k 'exchanging or swapped'
+	  -k 'exchang or replacing_paths'
 
 .PHONY: fuzz
-fuzz:  ## a million inputs for each reader of a file that may be damaged, led by coverage
+fuzz:  ## a million coverage-guided inputs for each reader of a file that may be damaged
 	@tools/setup test
 	@.venv/bin/pip --quiet install --group fuzz
 	@tools/fuzz
@@ -92,12 +92,12 @@ lint:  ## ruff, mypy, shellcheck and the layer contract
 	@tools/lint
 
 .PHONY: bench
-bench:  ## time rotation, pruning and diff against what people do by hand (root)
+bench:  ## compare rotation, pruning and diff with shell scripts and C programs (root)
 	@tools/setup test
 	@for program in bench/*.py; do $(PYTHON) "$$program"; done
 
 .PHONY: clean
-clean:  ## remove what these targets made in this folder (not the machines' cache)
+clean:  ## remove the files that these targets made in this folder (not the machines' cache)
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	  .import_linter_cache vm-tests/logs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
