@@ -121,7 +121,7 @@ default-directory-method = "bind"
         r"2: persistance: unknown key `persistance` \(did you mean `persistence`\?\)",
         r"3: persistence.relative: 'relative' is not an absolute path \(.* starts with \"~/\"\)",
         r"5: .*hide-mounts: unknown key `hide-mounts`",
-        r"6: .*allow-other: must be true or false, not a string \(write true, no quotes\)",
+        r"6: .*allow-other: the value must be true or false, .*\(write true without quotes\)",
         r"8: .*directories\[0\].*: '/home/talyz/Downloads' is absolute.*\(leave out the home\)",
         r"9: .*'~/Music' starts with a home .*\(write 'Music'\)",
         r"10: .*contains '\.\.'",
@@ -129,7 +129,7 @@ default-directory-method = "bind"
         r"12: .*`directory` is missing",
         r"13: .*must be a path below the home, not a number",
         r"14: .*'\.' is the home itself \(name directories and files under it\)",
-        r"16: .*files: must be a list, not a string",
+        r"16: .*files: the value must be a list, not a string",
         r"18: .*'bind' is unknown.*did you mean `bindfs`",
     )
     for pattern in expected:
