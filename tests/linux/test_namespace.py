@@ -196,7 +196,9 @@ def refused(setup: str, *, user: int = 0, code: str = "with Namespace(): pass") 
 
 
 def test_the_hint_for_another_user_is_to_run_as_root(tmp_path: Path) -> None:
-    assert "run it as root" in refused("true", user=65534) or not os.access(sys.prefix, os.X_OK)
+    assert "run the command as root" in refused("true", user=65534) or not os.access(
+        sys.prefix, os.X_OK
+    )
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_check_by_a_user_reports_files_that_only_root_can_read(
 ) -> None:
     path = tree.write(name, FILES[name])
     source = files.unreadable(str(path), PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-    assert (source.error, source.hint) == ("Permission denied", "run it as root")
+    assert (source.error, source.hint) == ("Permission denied", "run the command as root")
 
 
 @pytest.mark.parametrize("kind", ["file", "loop", "fifo"])
