@@ -48,9 +48,11 @@ class BootDisk:
             tools.run("mkfs.ext4", "-q", "-d", scratch, image)
 
 
-def kernel_package(cache: Cache, system: System, drivers: Sequence[str] = DRIVERS) -> Path:
+def kernel_package(
+    cache: Cache, system: System, drivers: Sequence[str] = DRIVERS, *, newer: bool = False
+) -> Path:
     """A kernel other than the system's, with those drivers: the smallest of Debian 13 and its
-    backports.
+    backports that is one package. One that is `newer` is the first in a boot loader's menu.
     """
     found = [
         package
@@ -61,6 +63,8 @@ def kernel_package(cache: Cache, system: System, drivers: Sequence[str] = DRIVER
         and package.name[12].isdigit()
         and package.name != f"linux-image-{system.release}"
         and package.size > 1 << 20  # those without content only depend on another one
+        and "linux-base-" not in package.depends
+        and not (newer and _version(package.name[12:]) < _version(system.release))
     ]
     deb = packages.download(cache, min(found, key=lambda package: package.size))
 
@@ -68,6 +72,10 @@ def kernel_package(cache: Cache, system: System, drivers: Sequence[str] = DRIVER
         return "/kernel/" not in name or any(driver in name for driver in drivers)
 
     return packages.repacked(cache, deb, wanted, drivers)
+
+
+def _version(release: str) -> list[int]:
+    return [int(number) for number in release.partition("+")[0].split(".")]
 
 
 def with_repository(cache: Cache, image: System, files: Mapping[str, Content]) -> System:

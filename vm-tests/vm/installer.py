@@ -11,7 +11,6 @@ from pathlib import Path
 from vm import disk as disks
 from vm import layer, packages
 from vm.bench import Bench, Boot
-from vm.boot_partition import DRIVERS, kernel_package
 from vm.cache import Cache, build_of, digest
 from vm.command import run
 from vm.disk import Disk
@@ -31,7 +30,7 @@ KERNEL = " ".join(("console=ttyS0", *QUIET, *LEAN, *UNATTENDED, *WITHOUT_SESSION
 """The harness's words for the kernel command line, set by the administrator."""
 
 _GRUB = f"""\
-GRUB_DEFAULT=0
+GRUB_DEFAULT=saved
 GRUB_TIMEOUT=0
 GRUB_DISTRIBUTOR=Debian
 GRUB_CMDLINE_LINUX_DEFAULT=""
@@ -67,21 +66,35 @@ _PACKAGES = replace(
 class Loader:
     """A boot loader: the partition table for it, the mount point of the ESP (empty if there is
     none), and the installer's commands, with the placeholders {disk}, {release} and {line}.
+
+    `choose` has the next boot, and no other, start the kernel {release}; `chosen` runs in it.
     """
 
     table: str
     esp: str
     install: tuple[str, ...]
+    choose: str
+    chosen: str = "true"
 
+
+_GRUB_CHOOSE = f"grub-reboot 'gnulinux-advanced-{UUID}>gnulinux-{{release}}-advanced-{UUID}'"
+# GRUB itself cannot write to btrfs (its manual, "Environment block").
+_GRUB_CHOSEN = "grub-editenv /boot/grub/grubenv unset next_entry"
 
 GRUB_EFI = Loader(
     "label: gpt\nsize=64M, type=U\ntype=L\n",
     "/boot/efi",
     # The firmware has no variables yet: it uses the path for removable media.
     ("grub-install --target=x86_64-efi --no-nvram --force-extra-removable", "update-grub"),
+    _GRUB_CHOOSE,
+    _GRUB_CHOSEN,
 )
 GRUB_PC = Loader(
-    "label: dos\ntype=L, bootable\n", "", ("grub-install --target=i386-pc {disk}", "update-grub")
+    "label: dos\ntype=L, bootable\n",
+    "",
+    ("grub-install --target=i386-pc {disk}", "update-grub"),
+    _GRUB_CHOOSE,
+    _GRUB_CHOSEN,
 )
 SYSTEMD_BOOT = Loader(
     "label: gpt\nsize=400M, type=U\ntype=L\n",
@@ -91,6 +104,7 @@ SYSTEMD_BOOT = Loader(
         "bootctl --no-variables --esp-path=/efi install",
         "kernel-install add {release} /boot/vmlinuz-{release} /boot/initrd.img-{release}",
     ),
+    f"bootctl set-oneshot {MACHINE_ID}-{{release}}.conf",
 )
 
 
@@ -103,7 +117,6 @@ class Installation:
     loader: Loader
     filesystem: str = "btrfs"
     size: str = "3G"
-    more: tuple[tuple[str, Path], ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -148,7 +161,7 @@ class Installation:
         }
         if self.loader is not SYSTEMD_BOOT:
             found["etc/default/grub"] = _GRUB
-        return {**found, **{name: File(path.read_bytes()) for name, path in self.more}}
+        return found
 
     def fill(self, image: Path, cache: Cache, tools: Tools, system: System) -> None:
         """See `vm.disk.Layout`."""
@@ -206,13 +219,8 @@ class Installation:
         return installed(cache, disk, self.subvolume, UUID, line, self.filesystem, self.partitions)
 
 
-def disk(
-    bench: Bench, kind: Installation, system: System, more: Mapping[str, Path] | None = None
-) -> Disk:
-    """The installed machine's disk, from the cache, with those files of this host. Do not use it
-    directly: `copy` it.
-    """
-    kind = replace(kind, more=tuple((more or {}).items()))
+def disk(bench: Bench, kind: Installation, system: System) -> Disk:
+    """The installed machine's disk, from the cache. Do not use it directly: `copy` it."""
     plain = disks.prepared(bench.cache, kind, bench.tools, system)
     if not kind.loader.esp:
         return plain
@@ -225,30 +233,15 @@ def disk(
             shutil.copy(top / kind.subvolume / name, initrd)
         # By the installer's own kernel, which no firmware has started.
         root = ("root=/dev/vda2", *kind.flags, "rw")
-        machine = bench.up(Boot(system, initrd, (made,), root=root), "installer")
+        machine = bench.up(Boot(system, initrd, (made,), root=root, timeout=900), "installer")
         machine.run(f"mkdir -p {kind.loader.esp} && mount {kind.loader.esp}")
         for command in kind.commands(system, "/dev/vda"):
-            print(machine.run(command, timeout=600).out)
-        machine.poweroff(240)
+            print(machine.run(command, timeout=900).out)
+        machine.poweroff(900)
         initrd.unlink()
 
     key = digest(Path(__file__), repr(kind), build_of(plain.image.parent), system.key)
     return Disk(bench.cache.entry("disk", key, build, keep=32) / "disk.raw")
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel's package, and its release."""
-
-    deb: Path
-    release: str
-
-
-def another_kernel(cache: Cache, system: System) -> Kernel:
-    """A kernel other than the *system*'s, with the drivers for this machine."""
-    more = ("kernel/fs/fat/", "kernel/fs/nls/", "kernel/fs/efivarfs/")
-    deb = kernel_package(cache, system, (*DRIVERS, *more))
-    return Kernel(deb, deb.name.partition("_")[0].removeprefix("linux-image-"))
 
 
 def debian_with_boot_loaders(cache: Cache) -> System:

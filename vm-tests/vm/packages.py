@@ -6,7 +6,7 @@ import hashlib
 import lzma
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vm import debian
@@ -24,6 +24,7 @@ class Package:
     size: int
     sha256: str
     suite: str
+    depends: str = field(default="", repr=False)
 
 
 def index(suite: str) -> list[Package]:
@@ -42,6 +43,7 @@ def index(suite: str) -> list[Package]:
                     int(fields["Size"]),
                     fields["SHA256"],
                     suite,
+                    fields.get("Depends", ""),
                 )
             )
     return found
@@ -94,6 +96,25 @@ def repacked(
         "package", digest(deb.name, deb.stat().st_size, list(recipe)), build, keep=12
     )
     return entry / deb.name
+
+
+def depending(cache: Cache, name: str, version: str, depends: str) -> Path:
+    """A package without content that only depends on another, as an archive has one for the newest
+    kernel.
+    """
+    text = (
+        f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nDepends: {depends}\n"
+        "Maintainer: The Archive <archive@localhost>\nDescription: the newest of its kind\n"
+    )
+
+    def build(folder: Path) -> None:
+        with cache.scratch("deb") as scratch:
+            control = scratch / "tree/DEBIAN/control"
+            control.parent.mkdir(parents=True)
+            control.write_text(text)
+            run(["dpkg-deb", "--root-owner-group", "--build", scratch / "tree", folder])
+
+    return next(cache.entry("package", digest(text), build, keep=12).glob("*.deb"))
 
 
 def repository(debs: Sequence[Path]) -> dict[str, bytes]:
