@@ -1,12 +1,12 @@
-"""The one entry: ``python3 -m ephemeroot.hooks wipe|persist``, in boots, tests and rescue.
+"""The entry point: ``python3 -m ephemeroot.hooks wipe|persist``, in boots, tests and rescue.
 
-The exit code tells the unit or the shell hook what to do: 0 continue; 10 continue, something was
+The exit status for the unit or the shell hook: 0 continue; 10 continue, a problem was
 reported; 11 continue, another root than the plan's boots and nothing was done to it; 12 continue,
-the layer above the installed root is in memory, for none could be made where it belongs; 71 reboot;
-72 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
+the layer above the installed root is in memory, because it could not be made on its volume; 71
+reboot; 72 power off; 73 stop, emergency; 2 wrong usage; 3 locked by another run.
 Anything else, 20 for a plan that cannot be used and 70 for a bug among it, means that this
 program has not applied a policy: then the policy in the image decides. 1 is also
-not a decision: the interpreter ends so when it cannot even find its own library.
+not a decision: the interpreter exits with it if it cannot find its own library.
 """
 
 from __future__ import annotations

@@ -230,10 +230,10 @@ def make_directory(
     the filesystem has them, the SELinux *label*.
 
     It is made under a temporary name and renamed, so that a power cut cannot leave one
-    that would count as existing with root's owner. An existing *name* is left alone.
+    that looks like an existing one with root as its owner. An existing *name* is left alone.
     Where users can write to *parent*, they could exchange it meanwhile: then it is made in the open
     directory *workshop* on the same filesystem, which only root can write, or in a ``Workshop``.
-    In an overlay an *opaque* one shows nothing of the directory below it.
+    In an overlay, an *opaque* one hides the directory under it.
     """
     place = parent if workshop is None else workshop
     if is_roots_alone(os.fstat(place)):

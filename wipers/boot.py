@@ -45,8 +45,8 @@ class Boot:
 
     ``system`` is the id of the system that boots, which owns its history (``History.system``).
     ``booted`` says which roots the last boots used, the newest first: ``{"fresh": …}`` is the value
-    of ``Outcome.fresh``, ``{"kept": …}`` that of ``identify_mounted`` for a root that was not
-    made fresh. Empty if that is not known; recorded for a wiper that is ``LAYERED``.
+    of ``Outcome.fresh``, ``{"kept": …}`` that of ``identify_mounted`` for a kept
+    root. Empty if that is not known; recorded for a wiper that is ``LAYERED``.
 
     ``shared`` has objects, under a name of the wiper's choice, that another wipe
     of the same boot can use (a mount of the same filesystem); the stage calls

@@ -125,8 +125,8 @@ class Wiper:
     made fresh: that program would undo it, or use the fresh root instead.
 
     ``INSTALLED`` is the other half, as ``module:attribute``: a class derived from
-    ``ephemeroot.backends.contract.Backend`` with what only the installed system asks of a
-    backend (``init``, ``rehearse``, ``base``). It is never imported at boot, no image has it,
+    ``ephemeroot.backends.contract.Backend`` with the part of a backend that only the installed
+    system uses (``init``, ``rehearse``, ``base``). It is never imported at boot, no image has it,
     and a derived wiper does not inherit it. Empty: there is nothing to say.
     """
 

@@ -19,8 +19,8 @@ class OldRoot:
     ``text`` is its name in the directory and ``kind`` one of ``RETIRED`` (an old root
     with a ``name`` of Ephemeroot's), ``RECIPE`` (a subvolume named by the well-known shell
     recipe) and ``FOREIGN`` (everything else: listed, never touched). ``serial`` grows with
-    each root that the filesystem ever made (btrfs: the subvolume's id) and tells what is
-    what whatever its name is by then; 0 if there is none.
+    each root that the filesystem ever made (btrfs: the subvolume's id) and identifies
+    it under any name; 0 if there is none.
     """
 
     __slots__ = ("kind", "name", "serial", "text")

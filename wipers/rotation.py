@@ -2,7 +2,7 @@
 
 The backend defines what the root's name means and how a fresh root gets it. This module decides
 the name of the retired root, the root that stores are seeded from, what is pruned, and what happens
-without space is decided here.
+without space.
 """
 
 from __future__ import annotations

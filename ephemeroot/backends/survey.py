@@ -21,8 +21,8 @@ from ephemeroot.machine.root import fstab_lines
 class Survey:
     """One machine. ``type``, ``device`` and ``inner`` are of the root's filesystem: ``inner``
     is the subvolume or dataset that is mounted, empty for the top level. ``named`` is
-    whether the boot asks for it by that name. ``uuid`` of the filesystem, empty if nobody
-    knows it. ``generator`` is ``None`` if the stages cannot run in an initramfs of this machine;
+    whether the boot asks for it by that name. ``uuid`` is the filesystem's, empty if
+    unknown. ``generator`` is ``None`` if the stages cannot run in an initramfs of this machine;
     ``unsupported`` names the generator in that case, if it is known.
     """
 

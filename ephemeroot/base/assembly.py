@@ -77,8 +77,8 @@ def _clone(base: int, name: str) -> int:
 
 
 def _present(assembly: Assembly, base: int, boot: Sequence[BootFilesystem]) -> list[str]:
-    """Where something is mounted directly on the root, each place once, parents first; what is
-    mounted on an automount point, or in what is left out, is as good as on the root.
+    """Mount points directly on the root, each once, parents first. Mounts on an automount point, or
+    in a mount that is left out, are treated like those on the root.
     """
     found = mountinfo.mounts()
     root = [mount for mount in found if mount.point == "/"][-1]
@@ -138,8 +138,8 @@ def _require_there(root: int, one: BootFilesystem) -> None:
 
 
 def _copy_mount(assembly: Assembly, root: int, point: str, *, alone: bool = False) -> None:
-    """Bind what is at *point* of this machine, with all that is mounted in it; or *alone*, and so
-    that no unmounting elsewhere reaches it.
+    """Bind *point* of this machine with all mounts in it, or *alone*, without receiving unmounts
+    from elsewhere.
     """
     try:
         source = os.open(point, os.O_PATH | os.O_CLOEXEC)

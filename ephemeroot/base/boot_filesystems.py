@@ -1,7 +1,7 @@
 """The filesystems that the boot loader uses: found wherever they are mounted, and required to be.
 
-A command that installs a kernel writes to ``/boot`` or ``/efi``, whatever is there. If the
-filesystem that belongs there is not mounted, the files arrive in the root's own directory, which
+A command that installs a kernel writes to ``/boot`` or ``/efi``. If the
+filesystem for it is not mounted, the files arrive in the root's own directory, which
 does not boot anything.
 """
 
@@ -168,8 +168,8 @@ def _missing(declared: Iterable[Declared], *, awake: bool = True) -> Iterator[De
 def held(filesystems: Sequence[BootFilesystem]) -> Iterator[Callable[[], None]]:
     """Keep *filesystems* in use, so that no automount unmounts them when they are idle.
 
-    What is given makes all that is written to them survive a power cut (syncfs(2)). It raises
-    ``Refused`` if a disk has not taken something since they are held.
+    Yields a function that writes all their data to disk (syncfs(2)). It raises ``Refused`` if a
+    write to a disk has failed since then.
     """
     opened: list[tuple[str, int]] = []
 

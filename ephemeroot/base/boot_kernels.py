@@ -59,7 +59,7 @@ class Kernel:
 @dataclass(slots=True)
 class Check:
     """``log`` gets information; ``ask`` gets message and hint of a question to the
-    administrator, and raises ``EphemerootError`` if the answer is no.
+    administrator, and raises ``EphemerootError`` if they refuse.
     """
 
     log: Callable[[str], None]

@@ -144,9 +144,9 @@ class Remove(Merge):
 
 @dataclass
 class Commit:
-    """One commit: its ``steps`` in their order. ``left`` are pairs of a path and the reason for
-    which it is not; ``same`` is how many paths the base has already. ``conflicts`` are those of
-    ``left`` that ``overwrite`` would commit.
+    """One commit: its ``steps`` in their order. ``left`` are pairs of a path that is not
+    committed and the reason; ``same`` is the number of paths that are equal in the base.
+    ``conflicts`` are those of ``left`` that ``overwrite`` would commit.
 
     ``fresh`` is the open tree that the open *root* was made of (``None``: unknown, and each
     difference counts as one of the root's), ``base`` the open base. ``skip`` says which paths are

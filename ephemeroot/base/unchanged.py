@@ -27,8 +27,8 @@ def is_changed(
     the paths in *scratch*.
 
     The kernel modules are changed in the base itself while the command runs: they are compared with
-    those that were saved before, in the open directory *saved_modules* (-1: the base had none).
-    That is closed.
+    the modules saved before in the open directory *saved_modules* (-1: the base had none), which is
+    closed.
     """
     opened_.commit()  # recent writes are not in the trees yet
     try:

@@ -46,8 +46,8 @@ class CommandFailed(EphemerootError):
 @dataclass(frozen=True)
 class Order:
     """The command and the questions: ``words`` (``None``: a shell, and then ``confirm``), printing
-    to the descriptor ``output`` if there is one. ``ask`` gets message and hint of what only the
-    administrator can decide, and raises ``EphemerootError`` for a no. ``kept`` are paths that a
+    to the descriptor ``output`` if there is one. ``ask`` gets message and hint of a question
+    to the administrator, and raises ``EphemerootError`` for a no. ``kept`` are paths that a
     new root does not take from the base. ``act`` works in the open copy instead of a command.
     """
 

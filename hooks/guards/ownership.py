@@ -283,7 +283,7 @@ def _compare(expected: dict[str, str], found: dict[str, str]) -> None:
 
 
 def _require_recorded(stage: Stage, wiper: Wiper, path: str, subvolume: str) -> None:
-    """The plan names no root: it was made by an earlier version, or in a tree without that
+    """The plan does not name a root: it was made by an earlier version, or in a tree without that
     information.
     """
     named = _named(stage, path, stage.private("root"), reads=True)

@@ -75,8 +75,8 @@ def _bind_volume(stage: Stage, name: str, mount_point: str, root: int) -> None:
     try:
         place = paths.open_in_root(root, mount_point, tree.DIRECTORY)
     except FileNotFoundError:
-        # Made only when it is attached for good: nothing is created for a trial. What
-        # is on the volume is then missing here, which a proof may well notice.
+        # The mount point is created only for the final mount, not for a trial. The files
+        # of the volume are then missing here, which a proof may report.
         return
     try:
         if is_new:

@@ -115,8 +115,8 @@ class Copy(Seeded):
         try:
             results.append(self._merge(stage, stage.store(self.store)))
         except OSError as error:
-            # Without the new ones the machine is what it was; without the store's
-            # users nobody could log in.
+            # Without the base's new users the machine works as before; without the
+            # store's users, no user could log in.
             stage.report.problem(f"{self.path}: cannot add the base's entries: {error.strerror}")
 
     def carry_over(self, stage: Stage, previous: int) -> str:
@@ -142,8 +142,8 @@ class Copy(Seeded):
         )
 
     def _catch_up_late(self, stage: Stage) -> str:
-        """The same in the persistence stage, for what was not handed over before the wipe: from the
-        layer of the boot before, and from a root that was kept.
+        """The same in the persistence stage, for files that were not handed over before the wipe:
+        from the layer of the previous boot, and from a kept root.
         """
         layer = self._catch_up(stage, stage.behind) if stage.behind >= 0 else ""
         kept = self._catch_up(stage, stage.bare()) if stage.was_kept() else ""

@@ -22,7 +22,7 @@ METHODS = ("bind", "symlink")
 
 _READ = os.O_RDONLY | os.O_DIRECTORY
 
-# A root that was kept has its users' directories, with as much in them as they like.
+# A kept root has its users' directories, with any number of entries.
 _COUNTED = 1000
 
 

@@ -1,7 +1,7 @@
 """A root that the wiper mounted is not the one in /etc/fstab.
 
 Its line for ``/`` is for the installer's root, and systemd-remount-fs(8) would apply those
-options (``errors=remount-ro``, ``subvol=…``) to the root that is there now, and fail.
+options (``errors=remount-ro``, ``subvol=…``) to the fresh root, and fail.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which roots the last boots used, recorded in the stores.
 
 Needed where boots alternate between roots (``Wiper.LAYERED``): neither a clock nor the newest layer
-says what the boot before used, for that may have been the installed root, or a layer in memory.
+shows which root the previous boot used, which may be the installed root, or a layer in memory.
 """
 
 from __future__ import annotations

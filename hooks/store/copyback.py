@@ -1,7 +1,7 @@
 """Copying files from the running root back to the store.
 
-Several files that change together are stored together (``renames``). What is not copied
-back before the power goes is found in the root by the next boot (``copied.newer_in``).
+Several files that change together are stored together (``renames``). After a power cut, the
+next boot finds files in the root that were not copied back (``copied.newer_in``).
 """
 
 from __future__ import annotations
@@ -118,9 +118,9 @@ class CopyBack:
             self.problems.append(f"{path}: {names}{more} not stored: {reason}")
 
     def _lock_accounts(self, patience: float) -> int:
-        """The lock of lckpwdf(3), which useradd and passwd hold until all files are there.
+        """The lock of lckpwdf(3), which useradd and passwd hold until all files are written.
 
-        A program that never gives it back must not make the machine forget its users.
+        A program that never releases it must not prevent storing the users.
         """
         try:
             parent = paths.open_beneath(self._root, "etc", tree.DIRECTORY)

@@ -95,8 +95,8 @@ def publish(folder: int, names: list[str]) -> None:
 
 
 def commit(folder: int, renames: list[list[str]]) -> None:
-    """Record that each file in *folder* (``[name, path in the store]``) is to be renamed, beside
-    those that were to be renamed before and could not.
+    """Record that each file in *folder* (``[name, path in the store]``) will be renamed, in
+    addition to earlier renames that failed.
     """
     new = {temporary for temporary, _ in renames}
     older = [[name, source] for name, source in _read_commit(folder)

@@ -1,10 +1,9 @@
 """Seeding: a newly declared path gets the content of the previous root.
 
-Declare a path, rebuild, reboot: the store has nothing for it yet, so its content is
-copied from the root that is about to be wiped, while that root still has its name; what
-it does not have may come from the fresh root, for a base's defaults must not vanish
-behind an empty bind. A copy is made in the store's own directory for that, made durable,
-and moved to its place by one rename: a power cut leaves nothing or all of it.
+After a path is declared, the next boot copies its content from the root into the store, before
+the wipe. A path that the previous root lacks may be copied from the fresh root, so that an empty
+bind does not hide the base's defaults. A copy is made in the store's own directory for that, made
+durable, and moved to its place by one rename: a power cut leaves nothing or all of it.
 """
 
 from __future__ import annotations

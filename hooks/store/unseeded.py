@@ -84,9 +84,9 @@ def write(store: int, omissions: list[Omission]) -> None:
 
 
 def add(store: int, path: str, found: list[Omission], target: str, root: str) -> bool:
-    """Record the omissions *found* while the old root of *target* that is, or will be, called
-    *root* was handed over; *root* is empty for one that is never retired. Whether that root must be
-    marked ``.keep``.
+    """Record the omissions *found* while the old root of *target* was handed
+    over. *root* is its present or later name, empty if it is never retired. Return whether it must
+    be marked ``.keep``.
 
     For one path one old root is kept: otherwise a user could have all of them kept, one boot
     after the other.

@@ -49,10 +49,10 @@ def since(
     changed_after: float = 0.0,
     most: int = MOST,
 ) -> set[int] | None:
-    """The inode numbers of files written in the subvolume of *fd* in *transaction* or
+    """The inode numbers of all inodes written in the subvolume of *fd* in *transaction* or
     later, and of all directories above. A deletion shows in the directory.
 
-    Files that were only read are left out (their atime is written): a file with the same ctime in
+    Reading alone is ignored (it writes the atime): a file with the same ctime in
     the open *origin*, of which this is a snapshot, or has not changed since *changed_after*, in
     seconds since 1970. ``None`` if it is more than *most*: looking at everything is quicker
     then. Needs CAP_SYS_ADMIN. Raises ``OSError``.

@@ -1,8 +1,8 @@
 """The rotation of a btrfs root: prove, recover, make fresh, exchange, retire, prune.
 
 The order makes power cuts safe. At any instant, the root's name has the
-previous root or a complete fresh one, and the temporary name (``leftovers``) tells the
-next run the rest. Nothing is deleted before the exchange is on the disk.
+previous root or a complete fresh one, and the temporary name (``leftovers``) has all
+that the next run needs. Nothing is deleted before the exchange is on the disk.
 """
 
 from __future__ import annotations

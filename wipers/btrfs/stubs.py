@@ -26,7 +26,7 @@ def mend(source: int, fresh: int) -> int:
         try:
             directory = subvolumes.open_directory(fresh, parent or ".")
         except OSError as error:
-            # Stubs inside a stub, or inside one that was just repaired, are missing.
+            # Stubs inside a stub, or inside a repaired one, are missing.
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 continue
             raise

@@ -3,7 +3,7 @@
 ``zfs clone`` commits the clone in one transaction group and its properties in later ones
 (``zfs_ioc_clone`` in OpenZFS's module/zfs/zfs_ioctl.c), so a power cut can leave a clone without
 them. The root is marked first with the snapshot that will be cloned: a clone of that snapshot
-without a property of another origin is then known to be a fresh root that was never finished.
+without a property of another origin is then known to be an unfinished fresh root.
 """
 
 from __future__ import annotations

@@ -152,8 +152,8 @@ class DatasetRotation(Rotation):
         self.boot.log(line)
         channel.rename(self.new, self.root)
         self.outcome.recovered.append(line)
-        # OpenZFS's dracut module has asked already how the root is to be mounted, when there
-        # was none, and what it took for an answer would not mount one with mountpoint=legacy.
+        # OpenZFS's dracut module determined the mount options of the root before it existed.
+        # Its result would not mount a root with mountpoint=legacy.
         unit = f"/usr/lib/systemd/system/{_ENVIRONMENT}"
         if os.path.exists("/run/systemd/system") and os.path.exists(unit):
             self.attempt(

@@ -1,8 +1,8 @@
-"""The throw-away subvolumes of a rehearsal: snapshots in one directory, and their end.
+"""The temporary subvolumes of a simulated boot: snapshots in one directory, and their removal.
 
-Everything that the wiper is told to wipe, to keep or to copy is in that directory: whatever it
-does, it cannot do it to anything else. The directory is locked while a rehearsal lives; one that is
-not is a leftover, and the next rehearsal removes it.
+The wiper's settings name only paths in that directory, so it cannot change anything else. The
+directory is locked during the simulation; one without a lock is a leftover, which the next
+simulation removes.
 """
 
 from __future__ import annotations
