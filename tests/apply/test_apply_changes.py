@@ -68,7 +68,7 @@ def test_counts_the_entries_to_seed(
         "path": "/var/log", "store": "/persistent", "bytes": 8000, "shared": False, "refusal": None,
     }  # fmt: skip
     assert apply(machine, "--yes") == 0
-    assert "/var/log: 7.8 KiB, copied into /persistent" in capsys.readouterr().out
+    assert "/var/log: the next boot seeds 7.8 KiB into /persistent\n" in capsys.readouterr().out
     (machine.path / "persistent/var/log").mkdir(parents=True)
     assert apply(machine, "--yes") == 0
     assert "/var/log: " not in capsys.readouterr().out, "the store has it by now"
@@ -81,7 +81,7 @@ def test_refuses_more_than_a_boot_may_copy(
     machine.write("var/log/a", "x" * 5000)
     assert apply(machine, "--yes") == 1
     said = capsys.readouterr().err
-    assert "/var/log: 4.9 KiB are more than a boot may copy" in said
+    assert "/var/log: has 4.9 KiB, and a boot copies at most 1.0 KiB (seed-limit)" in said
     assert "ephemeroot adopt /var/log" in said
     assert not (machine.path / "etc/ephemeroot/plan.json").exists()
     machine.write(MAIN, f'seed-limit = "1K"\n{ROOT}{VOLUME}' + STORE.replace(
@@ -194,7 +194,8 @@ class TestOnOneBtrfs:
         machine.write(MAIN, f'seed-limit = "1K"\n{SOUND}')
         machine.write("var/log/a", "x" * 50000)
         assert apply(machine, "--yes") == 0
-        assert "/var/log: 48.8 KiB, shared with the root" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "seeds 48.8 KiB into /persistent, shared with the root" in said
 
     def test_does_not_count_mounts_below_a_path(self, machine: MachineTree) -> None:
         machine.write("var/log/a", "x" * 5000)

@@ -102,8 +102,8 @@ def test_refuses_to_mark_a_store_that_is_not_mounted_below_the_root(
     assert content(bare.path) == before
     captured = capsys.readouterr()
     said = captured.out if "--json" in words else captured.err
-    assert f"the volume {bare.path}/persistent is not mounted" in said
-    assert f"mount LABEL=golden at {bare.path}/persistent first" in said
+    assert f"cannot write to the volume {bare.path}/persistent: not mounted" in said
+    assert f"mount LABEL=golden at {bare.path}/persistent, then" in said
 
 
 def test_refuses_to_mark_a_store_on_another_subvolume(

@@ -170,7 +170,7 @@ def test_a_file_that_replaces_a_link_at_the_last_moment_is_restored() -> None:
                 paths.rename = late  # type: ignore[assignment]
                 return super().execute()
 
-        with pytest.raises(Refused, match="not touched"):
+        with pytest.raises(Refused, match="a program has replaced it"):
             Racing(Work(view, 0), path, "/store/rc").execute()
         assert os.listdir(home.user.home) == ["rc"]
         assert Path(path).read_text() == "precious\n"
