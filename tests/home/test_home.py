@@ -290,7 +290,7 @@ def test_reports_paths_that_root_persists(user: OrdinaryUser) -> None:
     assert any("~/deep contains ~/deep/file" in line for line in lines)
     assert not any("Music" in line for line in lines)
     user.as_root("chmod 0700 /etc/ephemeroot")
-    assert "cannot be read" in user.home("check").stdout
+    assert "cannot read the system's configuration" in user.home("check").stdout
 
 
 def test_leaves_roots_binds_alone(user: OrdinaryUser) -> None:
