@@ -197,7 +197,7 @@ def test_reports_a_boot_loader_that_reads_another_directory(
             + marked("wrong", "ephemeroot status; echo status $?")
         )
         print(done.text)
-        said = f"{menu} starts /left/boot/vmlinuz, which is in the directory /boot of the root"
+        said = f"{menu} starts /left/boot/vmlinuz from the directory /boot of the root"
         assert said not in part(done, "right")
         assert said in " ".join(part(done, "wrong").split())
         assert part(done, "wrong").endswith("status 10\n")
