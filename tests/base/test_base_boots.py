@@ -220,7 +220,7 @@ def test_asks_about_a_kernel_that_cannot_be_read(machine: Machine) -> None:
     done = machine.run(install)
     assert done.returncode == 1
     assert "cannot read the kernel release of /boot/vmlinuz-odd" in done.stderr
-    assert "'base run --yes'" in done.stderr
+    assert "'ephemeroot base run --yes'" in done.stderr
     assert machine.state() == before
     done = run(machine, "", install, "--yes")
     assert done.returncode == 0, done.stderr
