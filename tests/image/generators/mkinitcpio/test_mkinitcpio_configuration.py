@@ -54,7 +54,7 @@ BAD = {
     "commented out": (f"#HOOKS=({place(BUSYBOX, '')})\nHOOKS=({BUSYBOX})", "HOOKS lacks"),
     "empty": ("HOOKS=()", "HOOKS lacks ephemeroot"),
     "another word": (f"HOOKS=({BUSYBOX} ephemeroots)", "HOOKS lacks ephemeroot"),
-    "too early": (f"HOOKS=({place(BUSYBOX, 'encrypt')})", "has ephemeroot before encrypt"),
+    "too early": (f"HOOKS=({place(BUSYBOX, 'encrypt')})", "wrong order: ephemeroot before encrypt"),
     "damaged": ("HOOKS=(", "cannot read mkinitcpio"),
 }
 
