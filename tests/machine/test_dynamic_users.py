@@ -161,5 +161,5 @@ def test_adopt_does_not_bind_a_directory_that_systemd_will_move(
     words = ["adopt", "--yes", "--root", str(machine.target), "/var/lib/svc"]
     assert cli.main(words) == 1
     error = capsys.readouterr().err
-    assert "systemd moves /var/lib/svc to /var/lib/private/svc" in error
+    assert "systemd moves its directory to /var/lib/private/svc" in error
     assert "adopt /var/lib/private/svc" in error
