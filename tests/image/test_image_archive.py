@@ -68,7 +68,7 @@ def test_reads_the_archive_in_a_unified_kernel_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"MZ", unified(b"")[:300], b"MZ" + b"\0" * 4096])
 def test_reports_a_program_for_uefi_without_an_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "linux.efi").write_bytes(content)
-    with pytest.raises(Damaged, match=r"linux\.efi: this program for UEFI"):
+    with pytest.raises(Damaged, match=r"linux\.efi: the UEFI program"):
         archives.read(tmp_path / "linux.efi", lambda name: True)
 
 

@@ -102,5 +102,5 @@ def test_refuses_a_missing_device(point: Path) -> None:
 
 
 def test_refuses_an_unmounted_volume(loop: str, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="cannot write to the volume .*: not mounted"):
+    with pytest.raises(Refused, match=r"cannot write to the volume .*: not mounted"):
         mounted.require(volume(tmp_path, loop))

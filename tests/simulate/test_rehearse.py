@@ -180,7 +180,7 @@ def test_reports_a_base_that_cannot_boot(
     (machine.disk.top / "root-base/sbin/init").unlink()
     (machine.disk.top / "root-base/usr/lib/systemd/systemd").unlink()
     document = rehearse(machine, capsys, 1)
-    assert any("the wipe would fail" in text and "init" in text for text in texts(document))
+    assert any("the wipe stage would fail" in text and "init" in text for text in texts(document))
     (machine.disk.top / "root-base/usr/lib/os-release").unlink()
     document = rehearse(machine, capsys, 1)
     assert any("os-release" in text for text in texts(document))

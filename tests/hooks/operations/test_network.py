@@ -243,7 +243,9 @@ def test_retries_a_server_that_refuses_until_the_timeout(cable: Cable, tmp_path:
 def test_gives_up_on_a_silent_server_after_the_timeout(cable: Cable, tmp_path: Path) -> None:
     have_address(cable)
     # No machine has the address, so it never answers.
-    with pytest.raises(StoreMissing, match=r"tried 10\.9\.0\.1 port 2049: (the server did not answer|no route)"):
+    with pytest.raises(
+        StoreMissing, match=r"tried 10\.9\.0\.1 port 2049: (the server did not answer|no route)"
+    ):
         mount(tmp_path)
 
 
