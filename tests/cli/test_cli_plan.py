@@ -63,7 +63,7 @@ def test_warnings_go_to_standard_error(
     assert "(no marker yet)" in captured.out
     assert captured.err == (
         f'warning: {tree.show()}:10: persistence."/persistent": the store /persistent '
-        "has no marker yet\n  hint: run 'ephemeroot apply' to write it\n"
+        "has no marker\n  hint: run 'ephemeroot apply' to write it\n"
     )
 
 
