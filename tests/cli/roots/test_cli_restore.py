@@ -225,7 +225,7 @@ def test_reports_persistent_paths(machine: LivingMachine) -> None:
     (machine.root / "var/log/current").touch()
     done = machine.call("roots", "restore", "/srv/data/kept/x", "--from", STEM)
     assert done.returncode == 2
-    assert "/srv/data/kept persists: its content is in /persistent" in done.stderr
+    assert "/srv/data/kept persists: its content is in the store /persistent" in done.stderr
     # Below the bind of a persistent path the root has content of its own.
     old = machine.disk.top / "old_roots" / FIRST
     (old / "var/log/hidden").touch()
