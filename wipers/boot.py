@@ -20,37 +20,37 @@ class Boot:
     """What the wipe stage gives a wiper.
 
     ``private`` is an empty directory of the wiper's own, below which it may mount (and
-    must unmount again). ``device`` and ``subvolume`` say what to wipe: the
+    must unmount again). ``device`` and ``subvolume`` name the root to wipe: the
     plan's, else the kernel command line's; ``target`` is the mount point it will have
     (``/``, or a volume's). ``now`` is the time in seconds since 1970 and
     ``synchronised`` whether that clock is known to be right. ``request`` is the name of
     an old root to boot, or ``None``. ``boot_id`` identifies this boot. ``budget`` is
     how many seconds pruning may take. ``pinned`` has the names of old roots that
-    something still needs (unfinished seeding): they are not pruned.
+    unfinished seeding still needs: they are not pruned.
 
     ``prove(path)`` must be called with the mounted fresh root before it takes the
     root's place: it raises ``Refused`` if that root could not boot. ``hand_over`` must be
-    called with the mounted previous root (if there is one; the newest
-    boot-complete root of the history, if that one is not) once every proof has held and before the
+    called with the mounted previous root (if it exists and is boot-complete; otherwise
+    the newest boot-complete root of the history) once every proof has held and before the
     fresh root takes its place. ``log(line)`` reports one step. ``dry_run``: describe,
-    change nothing; ``prove`` gets what the fresh root would be a copy of, and
+    change nothing; ``prove`` gets the source of the fresh root, and
     ``describe_hand_over`` is called instead of ``hand_over``.
 
     ``device`` is empty for a wiper that is not ``ON_DEVICE``; ``root`` and ``root_flags``
-    are what ``root=`` and ``rootflags=`` say, word for word. ``mount_point`` is the
+    are the values of ``root=`` and ``rootflags=``, unchanged. ``mount_point`` is the
     directory where the fresh root will be mounted (``/sysroot``), by the initramfs or by a
     wiper that ``MOUNTS_ROOT``; ``mount_points`` are the paths inside it at which volumes
     will be attached, for a root that starts empty. ``volumes`` maps the mount points of the
-    volumes that are mounted already, privately, to where they are.
+    volumes that are already mounted to their private directories.
 
     ``system`` is the id of the system that boots, which owns its history (``History.system``).
-    ``booted`` says which roots the last boots used, the newest first: ``{"fresh": …}`` is the value
+    ``booted`` lists the roots of the last boots, the newest first: ``{"fresh": …}`` is the value
     of ``Outcome.fresh``, ``{"kept": …}`` that of ``identify_mounted`` for a kept
     root. Empty if that is not known; recorded for a wiper that is ``LAYERED``.
 
     ``shared`` has objects, under a name of the wiper's choice, that another wipe
     of the same boot can use (a mount of the same filesystem); the stage calls
-    ``close`` on each when all wipes are done. ``None``: there will be no other.
+    ``close`` on each when all wipes are done. ``None``: no other wipe follows.
     """
 
     __slots__ = (

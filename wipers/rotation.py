@@ -1,8 +1,8 @@
 """The steps of a wipe that keeps the previous root, as far as they are the same for all backends.
 
 The backend defines what the root's name means and how a fresh root gets it. This module decides
-the name of the retired root, the root that stores are seeded from, what is pruned, and what happens
-without space.
+the name of the retired root, the root that stores are seeded from, which old roots are pruned, and
+how a wipe reacts to a full filesystem.
 """
 
 from __future__ import annotations

@@ -148,9 +148,9 @@ class Commit:
     committed and the reason; ``same`` is the number of paths that are equal in the base.
     ``conflicts`` are those of ``left`` that ``overwrite`` would commit.
 
-    ``fresh`` is the open tree that the open *root* was made of (``None``: unknown, and each
-    difference counts as one of the root's), ``base`` the open base. ``skip`` says which paths are
-    not the root's own: persistent paths and what is mounted.
+    ``fresh`` is the open tree that the open *root* was made of (``None``: unknown, so each
+    difference is attributed to the root), ``base`` the open base. ``skip`` is true for paths that
+    are not the root's own: persistent paths and mounts.
     """
 
     root: int

@@ -131,8 +131,8 @@ class RemoveDirectory(Operation):
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
                     raise
                 if any(clean.is_below(path, self.path) for path in view.ours()):
-                    return ""  # the next run removes what is left in it
-        # Removed, or with other files in it: then it is not ours any more.
+                    return ""  # the next run removes the rest
+        # Removed, or with other files in it: then the record gives it up.
         record.directories.pop(self.path, None)
         return ""
 

@@ -29,7 +29,7 @@ class Difference:
     """One path that differs.
 
     ``size`` is in bytes: of a file, or of all files in a directory that was ``ADDED`` or
-    ``DELETED`` as a whole, which has ``entries`` in it. ``what`` says what has ``CHANGED``:
+    ``DELETED`` as a whole, which has ``entries`` in it. ``what`` lists the ``CHANGED`` aspects:
     ``kind``, ``content``, ``target``, ``owner``, ``mode`` or ``attributes``.
     """
 
@@ -46,14 +46,14 @@ class Comparison:
     """Compares an old tree with a new one.
 
     ``skip`` says which paths (from the top, ``/etc/x``) are left out with all below them.
-    ``made`` are directories and files that the persistence stage made, as places for what
-    persists: they are not difference unless something else is in them. ``changed_since`` says what
-    can differ at all, see ``History.changed_since``. ``related``: one tree is a snapshot of the
-    other, so that inode numbers and ctimes compare. ``content``: compare the content of every
-    file, else only of those whose size is the same and whose time is not.
+    ``made`` are directories and files that the persistence stage made as mount points of persistent
+    paths: they are a difference only if other entries are in them. ``changed_since`` says which
+    inodes can differ at all, see ``History.changed_since``. ``related``: one tree is a snapshot of
+    the other, so inode numbers and ctimes can be compared. ``content``: compare the content of
+    every file; otherwise only of files whose size is equal and whose time differs.
 
-    Everything that cannot be read is a line in ``problems``. ``meter`` counts what is looked at and
-    read.
+    Each path that cannot be read is a line in ``problems``. ``meter`` counts the entries and bytes
+    that are read.
     """
 
     skip: Callable[[str], bool] = lambda path: False
@@ -66,7 +66,7 @@ class Comparison:
 
     def run(self, old: int | None, new: int) -> Iterator[Difference]:
         """Differences between the open directories *old* (``None``: empty) and *new*, in no
-        particular order. What ``meter`` does not allow any more is a problem.
+        particular order. Reaching a limit of ``meter`` is a problem.
         """
         try:
             yield from self._run(old, new)
@@ -132,7 +132,7 @@ class Comparison:
                 yield Difference(path, DELETED, _kind(was), size, entries)
 
     def _measure(self, root: int, top: str) -> tuple[int, int]:
-        """Bytes and number of what is below *top* and counts."""
+        """Bytes and number of the entries below *top*, without skipped ones."""
         size = entries = 0
         todo = [top]
         while todo:
@@ -185,8 +185,8 @@ class Comparison:
     ) -> bool:
         if was.st_size != now.st_size:
             return False
-        # Related and still here: the ctime says that something was done to it, whatever its
-        # other times say.
+        # Related, and the ctimes differ (see _changed): the file was changed, although its mtime
+        # is equal.
         if was.st_mtime_ns == now.st_mtime_ns and not (self.content or self.related):
             return True
         try:
@@ -220,7 +220,7 @@ class Comparison:
     def _attributes(self, root: int, path: str) -> dict[str, bytes]:
         try:
             with opened(root, path, os.O_PATH | os.O_NOFOLLOW) as fd:
-                # Through /proc: what is only there to be looked at is not opened.
+                # Through /proc, so that the file itself is not opened.
                 where = fd_path(fd)
                 # The marks on a root's own directory are ours, and differ by design.
                 names = [n for n in os.listxattr(where) if not n.startswith("trusted.")]
@@ -232,10 +232,10 @@ class Comparison:
     def _alike(
         self, old: int | None, new: int, path: str, changed_since: Callable[[str, int], bool] | None
     ) -> frozenset[str]:
-        """Names in the directory *path* of what cannot differ, as the directories themselves
-        tell: in most of them nearly all is unchanged, and a status of each takes long.
+        """Names in the directory *path* whose entries cannot differ, found by reading only the
+        directories: most entries are unchanged, and a stat of each takes long.
 
-        Never those of directories, for a subvolume's number there is none of an inode.
+        Names of directories are never among them: a subvolume's number is not an inode number.
         """
         if old is None or changed_since is None:
             return frozenset()
@@ -253,7 +253,7 @@ class Comparison:
     def _list(
         self, root: int, path: str, without: Container[str] = frozenset()
     ) -> dict[str, os.stat_result]:
-        """What is in the directory *path*, and itself as ``.``; nothing if it has gone."""
+        """The entries of the directory *path*, and itself as ``.``; empty if it was removed."""
         found = {}
         try:
             with opened(root, path, _DIRECTORY) as directory:

@@ -44,7 +44,7 @@ class Keeper:
 
     @property
     def place(self) -> Root:
-        """Where it lies, as the backend is told it."""
+        """The place of the root, as the backend takes it."""
         return Root(self.device, self.subvolume, self.root, self.root_flags)
 
     @contextmanager
@@ -95,7 +95,7 @@ def applied_plan(root: str) -> Plan:
 
 def keepers(root: str, volume: str | None = None) -> list[Keeper]:
     """All keepers of old roots of the applied plan of the machine below *root*; with *volume*
-    only the one that is mounted there; raises ``Misconfigured`` if that is none.
+    only the one that is mounted there. Raises ``Misconfigured`` if no keeper is.
     """
     everything = made_fresh(root)
     found = [k for k in everything if k.wiper.keeps and volume in (None, k.target)]
@@ -138,7 +138,7 @@ def ask(
 
 
 def fresh_at(root: str, target: str) -> Keeper:
-    """What is made fresh at *target*. Raises ``Misconfigured`` if nothing is."""
+    """The keeper of *target*. Raises ``Misconfigured`` if *target* is not made fresh at boot."""
     everything = made_fresh(root)
     for keeper in everything:
         if keeper.target == target:
@@ -183,10 +183,10 @@ def below(root: str, path: str) -> str:
 
 
 def confirm(question: str, about: Iterable[str] = ()) -> None:
-    """Ask below the lines *about* it, on standard error: standard output may be JSON, or a file.
+    """Print the lines *about* and ask, on standard error: standard output may be JSON, or a file.
     Return only if the answer is yes.
 
-    Raises ``Misconfigured`` if nobody can be asked, ``EphemerootError`` if the answer is no.
+    Raises ``Misconfigured`` without a terminal, ``EphemerootError`` if the answer is not yes.
     """
     if not sys.stdin.isatty():
         raise Misconfigured("there is no terminal to ask for confirmation", "add --yes")

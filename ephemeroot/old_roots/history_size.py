@@ -10,8 +10,8 @@ from ephemeroot.wipers.oldroot import FOREIGN, OldRoot
 
 
 def measure(history: History, entry: OldRoot, deadline: float) -> int | None:
-    """Bytes that only *entry* holds; ``None`` for what is foreign, or is not known by *deadline*
-    (``time.monotonic()``).
+    """Bytes that only *entry* holds; ``None`` if it is foreign, or if measuring does not end by
+    *deadline* (``time.monotonic()``).
     """
     if entry.kind == FOREIGN or time.monotonic() > deadline:
         return None

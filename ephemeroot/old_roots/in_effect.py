@@ -1,7 +1,7 @@
 """Whether declared paths are in effect now: mounts, inodes and links as they are.
 
-The report of a boot says what was done. A program may have replaced a link or the file of a store
-since then, and an administrator may have unmounted something.
+The report of a boot describes the state at boot. Since then a program may have replaced a link or
+a file of the store, and an administrator may have unmounted a path.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Look:
                 return None
             return self._not_mounted(mount)
         if self._status(f"{self.operation.store.rstrip('/')}/{MARKER}") is None:
-            # The store itself is not mounted there, and what is bound from it stays bound.
+            # The store itself is not mounted there; binds from it stay mounted.
             return self._link() if self._is_link() else self._mounted()
         source, live = self._status(self.stored, follow=False), self._status(self.operation.path)
         if source is not None and live is not None and os.path.samestat(source, live):
@@ -186,7 +186,7 @@ class _Look:
             os.close(fd)
 
     def _birth(self) -> float:
-        """When what has the declared name now was made."""
+        """When the file that now has the declared name was made."""
         fd = self._open(self.operation.path, follow=False)
         try:
             return workshop.birth(fd, os.fstat(fd).st_ctime_ns) / 1e9

@@ -1,8 +1,8 @@
-"""The steps of bringing something back: a directory that leads to it, and the copy itself.
+"""The steps of restoring a path: creating its parent directories, and the copy itself.
 
 A step makes a complete copy in a workshop, which only root can enter, and moves it to its target
-with one rename, which overwrites nothing that it was not told to. Interrupted anywhere, what was
-there is there; the next run removes unfinished copies.
+with one rename, which overwrites only the file that the plan names. If it is interrupted, existing
+files are unchanged; the next run removes unfinished copies.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Place:
         return os.path.basename(self.path)
 
     def status(self) -> os.stat_result | None:
-        """What is there; ``None`` for nothing, or if a directory on the way is missing."""
+        """The status of the path; ``None`` if it, or a directory on the way, is missing."""
         try:
             with opened(self.root, self.parent, _DIRECTORY) as parent:
                 return os.stat(self.name or ".", dir_fd=parent, follow_symlinks=False)
@@ -130,9 +130,9 @@ class Copy(Restoration):
     """Copy a file, a link or a whole directory.
 
     Without *replaced* the target must not exist. With it the target, which is not a directory, must
-    be what has that status: the copy takes its place. ``FileExistsError`` if another process has
-    made or exchanged it. ``left_out`` has the path and the reason of each entry that could not be
-    copied; the rest is restored. ``flattened`` are subvolumes that became directories.
+    still have that status: the copy replaces it. Raises ``FileExistsError`` if another process
+    has created or replaced it. ``left_out`` has the path and the reason of each entry that could
+    not be copied; the rest is restored. ``flattened`` are subvolumes that became directories.
     """
 
     __slots__ = ("flattened", "left_out", "replaced")

@@ -1,7 +1,7 @@
-"""Bringing back what an old root has: planned as single steps, each of them atomic.
+"""Restoring paths from an old root: a plan of single steps, each of them atomic.
 
-Both trees are full of what users made: everything is opened from the top and by descriptor, and a
-symlink is followed only where nobody but root could have put it.
+Users own files in both trees: each path is opened from the top and by descriptor, and a symlink is
+followed only where root alone could have created it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 @dataclass
 class Plan:
-    """What is to be done (``steps``, in this order), and what stays as it is: ``kept`` are
-    pairs of a path and a reason, ``same`` is how many are as they were already.
+    """``steps`` to execute, in this order. ``kept`` are pairs of a path that is not restored and
+    the reason, ``same`` is the number of paths that are equal already.
     """
 
     steps: list[Restoration] = field(default_factory=list)
@@ -50,9 +50,9 @@ class Plan:
         overwrite: bool,
         skip: Container[str] = frozenset(),
     ) -> None:
-        """Plan to bring *source* back to *target*; with *overwrite* over what differs there.
+        """Plan to restore *source* to *target*; with *overwrite*, files that differ are replaced.
 
-        What is below and in *skip* (paths of the old root) is passed over. Raises
+        Paths in *skip* (of the old root) below it are left out. Raises
         ``Misconfigured`` if the old root does not have *source*, and ``EphemerootError`` if it is
         more than ``meter`` allows.
         """
@@ -75,7 +75,7 @@ class Plan:
     def _look(
         self, source: Place, target: Place, *, overwrite: bool, skip: Container[str]
     ) -> list[tuple[Place, Place]]:
-        """Plan one entry; what is in a directory that both have is still to be looked at."""
+        """Plan one entry. Returns the entries of a directory that both trees have."""
         old, now = source.status(), target.status()
         if old is None:  # listed, and hidden by the overlay that shows the old root
             self.kept.append((target.shown, "a whiteout below an overlay root"))

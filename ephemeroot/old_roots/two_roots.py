@@ -20,7 +20,7 @@ from ephemeroot.wipers.history import History
 
 BASE, FRESH = "base", "fresh"
 
-# Directories that every system has: what is new in them counts, not that they are new.
+# Directories that every system has: only new entries in them are reported.
 _STRUCTURE = (
     "/boot", "/etc", "/home", "/mnt", "/opt", "/root", "/srv", "/usr", "/usr/lib", "/usr/local",
     "/usr/share", "/var", "/var/lib", "/var/log", "/var/spool",
@@ -35,7 +35,7 @@ class Tree:
     fd: int | None
 
     def made(self) -> frozenset[str]:
-        """What the persistence stage has made in it."""
+        """Paths that the persistence stage made in it."""
         return frozenset() if self.fd is None else records.made(self.fd)
 
 
@@ -58,12 +58,12 @@ def attached(private: Namespace, name: str, mount: int | None) -> Iterator[Tree]
 
 
 def live(keeper: Keeper) -> int:
-    """A read-only mount of what *keeper* makes fresh as it is now, without the mounts in it."""
+    """A read-only mount of the present root or volume of *keeper*, without the mounts in it."""
     return mounts.clone_at(keeper.live, read_only=True)
 
 
 def against(history: History | None, which: str) -> int | None:
-    """A mount of what is to be compared with: ``BASE``, ``FRESH``, or an old root's name."""
+    """A mount of the other side of a comparison: ``BASE``, ``FRESH``, or an old root's name."""
     if history is None:
         if which in (BASE, FRESH):
             return None
@@ -85,8 +85,8 @@ def prepare(
     content: bool = False,
     shown: frozenset[str] = frozenset(),
 ) -> Comparison:
-    """A comparison of *trees* that passes over what is not theirs: what is *elsewhere*, what
-    matches one of the *patterns*, and what the persistence stage made, except for what is *shown*.
+    """A comparison of *trees* without paths *elsewhere*, paths that match one of *patterns*, and
+    paths that the persistence stage made, except those in *shown*.
     """
     is_noise = noise.matcher(patterns)
     made = {*_STRUCTURE, *(f"/{name}" for name in skeleton.NAMES)}
@@ -109,7 +109,7 @@ def run(comparison: Comparison, old: Tree, new: Tree) -> list[Difference]:
 
 
 def patterns(given: Sequence[str], *, everything: bool) -> list[str]:
-    """What to leave out: what is known to be noise, unless *everything*, and what was *given*."""
+    """Patterns to leave out: the known noise, unless *everything*, and those *given*."""
     return [*([] if everything else noise.known()), *given]
 
 

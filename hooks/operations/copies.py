@@ -142,7 +142,7 @@ class Copy(Seeded):
         )
 
     def _catch_up_late(self, stage: Stage) -> str:
-        """The same in the persistence stage, for files that were not handed over before the wipe:
+        """The same in the persistence stage, for changes that were not stored before the wipe:
         from the layer of the previous boot, and from a kept root.
         """
         layer = self._catch_up(stage, stage.behind) if stage.behind >= 0 else ""

@@ -1,7 +1,7 @@
 """Copying files from the running root back to the store.
 
 Several files that change together are stored together (``renames``). After a power cut, the
-next boot finds files in the root that were not copied back (``copied.newer_in``).
+next boot finds files with changes that the store lacks (``copied.newer_in``).
 """
 
 from __future__ import annotations

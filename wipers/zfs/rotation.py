@@ -172,7 +172,7 @@ class DatasetRotation(Rotation):
             self._follow(retired, named=BOOTFS in root.own and self.bootfs == retired)
 
     def _recover(self, leftover: Dataset) -> None:
-        """Delete a fresh root that was never put in place, unless it has been used."""
+        """Delete a fresh root that never got the root's name, unless it has been used."""
         line = f"delete {self.new}, a fresh root that never became the root"
         if OF not in leftover.own:
             self._retire()
