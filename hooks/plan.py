@@ -242,11 +242,7 @@ def load(path: str, packed: Callable[[bytes], dict[str, object] | None] | None =
     except OSError as error:
         raise Damaged(f"cannot read the plan {path}: {error.strerror}", REBUILD) from error
     content = packed(raw) if packed is not None else None
-    if content is None:
-        return parse(raw, path)
-    plan = _from_json(content, proven=True)
-    plan._raw = raw  # only here is known what it was made of
-    return plan
+    return parse(raw, path) if content is None else _from_json(content, raw, proven=True)
 
 
 REBUILD = "boot with ephemeroot=no and run 'ephemeroot apply'"
@@ -269,16 +265,14 @@ def parse(raw: bytes, name: str = "plan") -> Plan:
     try:
         if checksum != _checksum(content):
             raise Damaged("its checksum does not match")
-        plan = _from_json(content)
+        return _from_json(content, raw)
     except Damaged as error:
         raise Damaged(f"{name} is damaged: {error.message}", REBUILD) from None
     except RecursionError:
         raise Damaged(f"{name} is damaged: it is nested too deeply", REBUILD) from None
-    plan._raw = raw  # as above
-    return plan
 
 
-def _from_json(content: dict[str, object], *, proven: bool = False) -> Plan:
+def _from_json(content: dict[str, object], raw: bytes, *, proven: bool = False) -> Plan:
     generation = content.get("generation")
     host = content.get("host", "")
     system = content.get("system", "")
@@ -292,7 +286,7 @@ def _from_json(content: dict[str, object], *, proven: bool = False) -> Plan:
         raise Damaged("seed-limit is not a number of bytes")
     if not isinstance(on_failure, dict):
         raise Damaged("on-failure is not a table")
-    return Plan(
+    plan = Plan(
         wipe=_operations(content.get("wipe"), WIPE_STAGE, proven=proven),
         persist=_operations(content.get("persist"), PERSIST_STAGE, proven=proven),
         on_failure=on_failure,
@@ -301,6 +295,8 @@ def _from_json(content: dict[str, object], *, proven: bool = False) -> Plan:
         system=system,
         seed_limit=seed_limit,
     )
+    plan._raw = raw
+    return plan
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -247,8 +247,8 @@ class Backend:
         return []
 
     def forgets(self, mount: Mount | None) -> bool:
-        """Whether the next boot as usual forgets changes of the running root, which is on *mount*
-        as far as that is known.
+        """Whether the next boot forgets changes of the running root. *mount* is the mount of the
+        root, or ``None`` if it is not known.
         """
         return True
 

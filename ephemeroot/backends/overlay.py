@@ -35,7 +35,7 @@ class Overlay(Backend):
     )
 
     def forgets(self, mount: Mount | None) -> bool:
-        """A boot of the installed root itself has no layer: what it changes stays."""
+        """A boot of the installed root itself has no layer, so its changes persist."""
         return mount is None or mount.fstype == "overlay"
 
     @classmethod

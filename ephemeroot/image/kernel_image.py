@@ -157,7 +157,6 @@ class _Image:
             except EphemerootError:
                 continue  # not compressed data
         raise self._damaged("its format is unknown, or it lacks the kernel's banner")
-        raise self._damaged("its format is not known, or there is no banner in it")
 
     def _found(self, data: bytes) -> str:
         found = _BANNER.search(data)

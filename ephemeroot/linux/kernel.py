@@ -66,6 +66,19 @@ libc.mount.argtypes = (
 libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
 
+_constants: dict[tuple[object, ...], object] = {}
+
+
+def constant(structure: type[ctypes.Structure], *fields: int) -> object:
+    """A pointer to a *structure* with these *fields*, for a system call that only reads it. Each is
+    made once, because nearly all calls need one of a few.
+    """
+    key = structure, *fields
+    if key not in _constants:
+        _constants[key] = ctypes.byref(structure(*fields))
+    return _constants[key]
+
+
 def raise_errno(name: str) -> None:
     """Raise the ``OSError`` of the call that has just failed, with *name*."""
     number = ctypes.get_errno()

@@ -71,10 +71,6 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-_ATTRIBUTES_SIZE = ctypes.sizeof(_MountAttr)
-_known: dict[tuple[int, int, int], object] = {}
-
-
 def fd_path(fd: int) -> str:
     """The path of an open descriptor, for calls that need a path."""
     return f"/proc/self/fd/{fd}"
@@ -170,18 +166,10 @@ def set_flags(
         mount_fd,
         b"",
         AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0),
-        _attributes(set_, clear, propagation),
-        _ATTRIBUTES_SIZE,
+        kernel.constant(_MountAttr, set_, clear, propagation, 0),
+        ctypes.sizeof(_MountAttr),
         name=name,
     )
-
-
-def _attributes(set_: int, clear: int, propagation: int) -> object:
-    """A pointer to the structure of mount_setattr(2). Most binds need the same one."""
-    key = set_, clear, propagation
-    if key not in _known:
-        _known[key] = ctypes.byref(_MountAttr(*key, 0))
-    return _known[key]
 
 
 def split_options(options: list[str]) -> tuple[int, int, list[str]]:

@@ -47,10 +47,6 @@ class _OpenHow(ctypes.Structure):
     )
 
 
-_HOW_SIZE = ctypes.sizeof(_OpenHow)
-_known: dict[tuple[int, int, int], object] = {}
-
-
 def open_beneath(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
     """Open *path* in the directory *root*; no symlink is followed.
 
@@ -133,22 +129,16 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH, mode: int = 0) ->
 def _openat2(root: int, path: str, flags: int, mode: int, resolve: int) -> int:
     relative = path if resolve & RESOLVE_IN_ROOT else path.lstrip("/")
     raw = os.fsencode(relative or ".")
-    how = _how(flags, mode, resolve)
+    how = kernel.constant(_OpenHow, flags | os.O_CLOEXEC, mode, resolve)
     while True:
         try:
-            return kernel.syscall(kernel.SYS_OPENAT2, root, raw, how, _HOW_SIZE, name=path)
+            return kernel.syscall(
+                kernel.SYS_OPENAT2, root, raw, how, ctypes.sizeof(_OpenHow), name=path
+            )
         except BlockingIOError:
             # A rename raced with the walk (openat2(2), EAGAIN): retry. An attacker would have to
             # rename faster than the kernel walks to keep this loop running.
             continue
-
-
-def _how(flags: int, mode: int, resolve: int) -> object:
-    """A pointer to the structure of openat2(2). There are only a few different ones."""
-    key = flags, mode, resolve
-    if key not in _known:
-        _known[key] = ctypes.byref(_OpenHow(flags | os.O_CLOEXEC, mode, resolve))
-    return _known[key]
 
 
 def rename(

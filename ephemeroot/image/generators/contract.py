@@ -61,8 +61,8 @@ class Image(ABC):
         del fresh
 
     def copy_elsewhere(self) -> str:
-        """Once the image is in place: have programs copy it that keep a copy for a boot loader, as
-        the distribution does. Returns who has, if any. Raises ``EphemerootError``.
+        """After the image is in place, update the copies of it that boot loaders keep, by the means
+        of the distribution. Returns what was done, or an empty string. Raises ``EphemerootError``.
         """
         return ""
 

@@ -80,8 +80,8 @@ class Image(contract.Image):
                 capture_output=True,
                 text=True,
                 check=False,
-                # They would be told a name that is only there until it has been read back, and
-                # write it into the boot loader's entry: `copy_elsewhere` runs them.
+                # `path` is a temporary name, and some hooks write the name that they get into the
+                # boot loader's entry. `copy_elsewhere` runs them with the final name.
                 env={**os.environ, "NO_POST_UPDATE_HOOKS": "1"},
             )
         except FileNotFoundError:
@@ -90,17 +90,16 @@ class Image(contract.Image):
                 "install dracut, then run 'ephemeroot apply'",
             ) from None
         if done.returncode != 0 or not path.exists():
-            said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-            tail = "; ".join(said[-3:]) or f"exit status {done.returncode}"
+            end = _end(done.stderr + done.stdout, done.returncode)
             raise EphemerootError(
-                f"dracut could not build the image of {self.kernel}: {tail}",
+                f"dracut could not build the image of {self.kernel}: {end}",
                 f"run 'dracut --force {path.parent}/IMAGE {self.kernel}' to see all messages",
             )
 
     def copy_elsewhere(self) -> str:
-        """Run Debian's hooks for boot loaders, with the name in /boot (dracut.sh there; the kernel
-        team's policy, "Initramfs hooks"). Copies in directories of the Boot Loader Specification
-        are images of `images` themselves, which are built, read back and exchanged in one step.
+        """Run Debian's hooks for boot loaders with the name of the image in /boot (Debian's
+        dracut.sh; the kernel team's policy, "Initramfs hooks"). Copies in the directories of the
+        Boot Loader Specification need no hook: `images` lists them, so they are rebuilt themselves.
         """
         import subprocess
 
@@ -113,13 +112,18 @@ class Image(contract.Image):
         words = ["run-parts", f"--arg={self.kernel}", f"--arg={self.path}", str(hooks)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            end = _end(done.stdout + done.stderr, done.returncode)
             raise EphemerootError(
-                f"{self.path} is in place, but a program in {hooks} failed: "
-                + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
-                f"a boot loader with a copy may start the old image: run `{' '.join(words)}`",
+                f"{self.path} is in place, but a program in {hooks} failed: {end}",
+                f"run '{' '.join(words)}': until then a boot loader may start its old copy",
             )
         return f"ran the programs in {hooks}"
+
+
+def _end(printed: str, status: int) -> str:
+    """The last lines that a failed program *printed*, else its exit *status*."""
+    lines = [line for line in printed.splitlines() if line.strip()]
+    return "; ".join(lines[-3:]) or f"exit status {status}"
 
 
 def kernels(root: Path) -> list[str]:
