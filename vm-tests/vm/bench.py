@@ -43,9 +43,9 @@ class Boot:
     """One way to boot.
 
     `arguments` follow the harness's own on the kernel command line (for most, the last one takes
-    effect), `timeout` is the number of seconds to the first answer, `typed` is input for the
-    console during that time. Without `sessions` no user can log in, and there is no D-Bus: they
-    cost seconds of each boot.
+    effect), `timeout` is the number of seconds to the first answer, without those for which the
+    host had no processor for the machine, `typed` is input for the console during that time.
+    Without `sessions` no user can log in, and there is no D-Bus: they cost seconds of each boot.
     """
 
     system: System
@@ -184,9 +184,9 @@ class Bench:
                 with suppress(Closed):  # a final message of the machine may be available
                     qemu.port.send({"id": 0, "op": "ping"})
                 try:
-                    message = qemu.port.receive(min(deadline, time.monotonic() + _AGAIN))
+                    message = qemu.port.receive(time.monotonic() + _AGAIN)
                 except Silence:
-                    if time.monotonic() < deadline:
+                    if time.monotonic() < deadline + qemu.kept_waiting():
                         continue
                     raise
                 if message.get("event") == "emergency":

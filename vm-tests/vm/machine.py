@@ -71,8 +71,8 @@ class Machine:
         self.boot_time = boot_time
 
     def run(self, command: str, *, timeout: float = 60, check: bool = True) -> Completed:
-        """Run a shell command as root. A command that takes longer than `timeout` seconds is
-        killed: rc 124.
+        """Run a shell command as root. A command that takes longer than `timeout` seconds
+        (`Qemu.stretched`) is killed: rc 124.
 
         Raises CommandInMachineFailed if it fails and `check` is not False. A command that continues
         in the background must close its stdout and stderr.
@@ -84,7 +84,8 @@ class Machine:
         return done
 
     def _run(self, command: str, timeout: float) -> Completed:
-        reply = self._ask(timeout + _GRACE, op="run", command=command, timeout=timeout)
+        limit = self._qemu.stretched(timeout)
+        reply = self._ask(timeout + _GRACE, op="run", command=command, timeout=limit)
         return Completed(reply["rc"], reply["out"], reply["err"])
 
     def read(self, path: str) -> bytes:
@@ -163,6 +164,7 @@ class Machine:
         self._request += 1
         try:
             self._qemu.port.send({"id": self._request, **request})
+            patience = self._qemu.stretched(patience)
             reply = self._answer(time.monotonic() + patience)
         except Silence as silence:
             self.remember()
@@ -188,6 +190,7 @@ class Machine:
 
     def _end(self, timeout: float) -> str:
         try:
+            timeout = self._qemu.stretched(timeout)
             how = ending(self._qemu.wait(timeout), self.console)
         except subprocess.TimeoutExpired as expired:
             self.remember()

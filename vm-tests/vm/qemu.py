@@ -122,6 +122,9 @@ def command_line(
     return [*words, *hardware.extra]
 
 
+_SLOWEST = 10.0  # times as long as on a host of its own
+
+
 def _prefer(pid: int) -> None:
     """Give the machine priority over builds, if permitted, because it has timeouts.
 
@@ -153,12 +156,29 @@ class Qemu:
             self.process: subprocess.Popen[bytes] = tools.popen(
                 [*words, *wires], (port_end.fileno(), monitor_end.fileno(), *descriptors)
             )
+        self._begun = time.monotonic()
         _prefer(self.process.pid)
         self.port = Lines(port)
         self.monitor = Lines(monitor)
         self._events: list[Message] = []
         with suppress(Closed):
             self.monitor.send({"execute": "qmp_capabilities"})
+
+    def kept_waiting(self) -> float:
+        """Seconds since its start for which a processor of the machine could have run and did not,
+        because the host had no processor for it (sched-stats in the kernel's documentation).
+        """
+        waited = [0]
+        for thread in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with suppress(OSError, ValueError, IndexError):  # the thread ended, or nothing counts
+                waited.append(int(thread.read_text().split()[1]))
+        return max(waited) / 1e9
+
+    def stretched(self, seconds: float) -> float:
+        """How long *seconds* of the machine take on this host, by what it got of it so far."""
+        elapsed = time.monotonic() - self._begun
+        had = max(elapsed - self.kept_waiting(), elapsed / _SLOWEST)
+        return seconds * elapsed / had if had > 0 else seconds
 
     def command(self, name: str, timeout: float = 30, **arguments: object) -> Message:
         """Run a QMP command; returns its answer. Raises Closed or Silence."""
