@@ -110,23 +110,42 @@ def bind(source: str, target: str) -> None:
 
 
 def _require_os_release(root: int) -> None:
-    if not any(_mode(root, path) is not None for path in OS_RELEASE):
-        raise Refused(
-            f"the fresh root has no {OS_RELEASE[1]}: systemd would not switch to it",
-            "check that the base is a whole system, and that /usr is a volume if the root is empty",
-        )
+    for path in OS_RELEASE:
+        fd = _open(root, path)
+        if fd is not None:
+            os.close(fd)
+            return
+    raise Refused(
+        f"the fresh root has no {OS_RELEASE[1]}: systemd would not switch to it",
+        "check that the base is a whole system, and that /usr is a volume if the root is empty",
+    )
 
 
 def _require_init(root: int, asked: str | None) -> None:
     for path in (asked,) if asked else INIT:
-        mode = _mode(root, path)
-        if mode is not None and stat.S_ISREG(mode) and mode & 0o111:
-            return
+        fd = _open(root, path)
+        if fd is None:
+            continue
+        try:
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISREG(mode) and mode & 0o111:
+                _require_exec(fd, path)
+                return
+        finally:
+            os.close(fd)
     wanted = asked or INIT[0]
     raise Refused(
         f"the fresh root has no executable {wanted}",
         "check that the base is a whole system, and that /usr is a volume if the root is empty",
     )
+
+
+def _require_exec(fd: int, path: str) -> None:
+    if os.fstatvfs(fd).f_flag & os.ST_NOEXEC:
+        raise Refused(
+            f"{path} of the fresh root is on a volume mounted with noexec: it cannot be started",
+            'remove "noexec" from the options of the volume',
+        )
 
 
 def _require_modules(root: int, release: str) -> None:
@@ -141,14 +160,10 @@ def _require_modules(root: int, release: str) -> None:
         )
 
 
-def _mode(root: int, path: str) -> int | None:
+def _open(root: int, path: str) -> int | None:
     try:
-        fd = paths.open_in_root(root, path)
+        return paths.open_in_root(root, path)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
-    try:
-        return os.fstat(fd).st_mode
-    finally:
-        os.close(fd)

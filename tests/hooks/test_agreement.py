@@ -38,6 +38,11 @@ WIPED = (
     'options = ["subvol=wiped"{more}]\nwipe = {{{{ wiper = "btrfs", old-roots = "old_wiped" }}}}\n'
 )
 
+USR = (
+    '[[volumes]]\nmount-point = "/usr"\ndevice = "{{root}}"\ntype = "btrfs"\n'
+    'options = ["subvol=usr"{more}]\n'
+)
+
 
 def wiped(point: str, more: str = "") -> str:
     return WIPED.format(point=point, more=more)
@@ -93,6 +98,9 @@ ODD = [
     *(Case("btrfs", volumes=wiped(point))
       for point in ("/home", "/usr", "/usr/lib", "/sbin", "/opt", "/usr/share", "/usr/local",
                     "/boot", "/var", "/etc", "/usr/lib/firmware")),
+    *(Case("tmpfs", usr=option) for option in ("noexec", "nosuid", "nodev")),
+    *(Case("btrfs", volumes=USR.format(more=more))
+      for more in ("", ', "noexec"', ', "noexec", "exec"', ', "exec", "noexec"')),
     Case("btrfs", volumes=wiped("/home", ', "ro"')),
     Case("btrfs", volumes=wiped("/home"), paths=("/home/kept",)),
     Case("btrfs", volumes=wiped("/srv/data")),

@@ -34,7 +34,7 @@ TMPFS = '[root]\nwiper = "tmpfs"\n[root.tmpfs]\n'
 ZFS = '[root]\nwiper = "zfs"\n[root.zfs]\n'
 USR = (
     '[[volumes]]\nmount-point = "/usr"\ndevice = "{root}"\ntype = "btrfs"\n'
-    'options = ["subvol=usr", "ro"]\n'
+    'options = ["subvol=usr", "ro"{usr}]\n'
 )
 ROOTS = {"btrfs": BTRFS, "overlay": OVERLAY, "layers": OVERLAY + 'volume = "/persistent"\n',
          "tmpfs": TMPFS, "zfs": ZFS,
@@ -51,7 +51,8 @@ class Case:
     """A configuration: ``root`` is one of ROOTS, ``more`` is added to its table. The store is on a
     volume of that ``kind``, mounted with ``options``. ``method`` is that of a declared directory
     and a declared file, ``paths`` are further directories and ``overlays`` those with that method;
-    ``volumes`` are added. ``device`` replaces the store's.
+    ``volumes`` are added. ``device`` replaces the store's; ``usr`` is a mount
+    option of the volume /usr of a tmpfs.
     """
 
     root: str
@@ -64,6 +65,7 @@ class Case:
     overlays: tuple[str, ...] = ()
     volumes: str = ""
     device: str = ""
+    usr: str = ""
 
     @property
     def points(self) -> list[str]:
@@ -74,7 +76,7 @@ class Case:
     @property
     def name(self) -> str:
         words = (self.more, self.options, self.type, *self.paths, *self.overlays, self.volumes,
-                 self.device)  # fmt: skip
+                 self.device, self.usr)  # fmt: skip
         told = "".join(c if c.isalnum() else "-" for c in "".join(words))[:40]
         return f"{self.root}-{self.kind}-{self.method}{told}"
 
@@ -86,6 +88,7 @@ class Case:
             f'[[volumes]]\nmount-point = "/persistent"\ndevice = "{self.device or volume}"\n'
             f'type = "{self.type or self.kind}"\noptions = [{", ".join(options)}]\n'
         )
+        usr = f', "{self.usr}"' if self.usr else ""
         directory = "bind" if self.method == "copy" else self.method
         file = "auto" if self.method == "overlay" else self.method
         listed = "".join(f', "{path}"' for path in self.paths)
@@ -96,7 +99,7 @@ class Case:
             ROOTS[self.root]
             + self.more
             + "\n"
-            + (USR.format(root=root) if self.root == "tmpfs" else "")
+            + (USR.format(root=root, usr=usr) if self.root == "tmpfs" else "")
             + store
             + self.volumes.format(root=root, volume=volume)
             + '[persistence."/persistent"]\ndirectories = ['

@@ -1,4 +1,6 @@
-"""Declared directories that would hide content of the base, and homes without declared paths."""
+"""Declared directories that would hide content of the base, programs that could not be started,
+and homes without declared paths.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,11 @@ _OF_THE_BASE = re.compile(
 )
 """Directories whose content in the base the system needs."""
 
+_STARTED = re.compile(
+    r"/usr|(/usr)?/(bin|sbin|libexec|lib[^/]*)(/(systemd|udev|[^/]*-linux-[^/]*))?"
+)
+"""Directories with programs or libraries without which no system starts."""
+
 _BOOT = ("/boot", "/efi")
 
 
@@ -37,7 +44,10 @@ def check(
     if config.wiping is not None:
         for entry in declared:
             _check_hidden(entry, config, machine, mounted, problems)
+    for entry in declared:
+        _check_noexec(entry.path, entry.options.mount_options, entry.place, problems)
     for volume in mounted:
+        _check_noexec(volume.mount_point, volume.options, volume.place, problems)
         if volume.wipe is not None:
             _check_homes(volume, volume.wipe.origin.place, machine, declared, problems)
 
@@ -70,6 +80,14 @@ def _check_hidden(
         hint = "remove the entry" + (', or set method = "overlay"' if entry.is_directory else "")
     line = f"{entry.path} would hide the {kind} of the base: {reason}"
     problems.append(Problem.at(entry.place, line, hint, warning=warning))
+
+
+def _check_noexec(path: str, options: Sequence[str], place: Place, problems: list[Problem]) -> None:
+    """The last of the two options takes effect (mount(8))."""
+    said = [option for option in options if option in ("exec", "noexec")]
+    if said[-1:] == ["noexec"] and _STARTED.fullmatch(path):
+        reason = f"{path} would be mounted with noexec: no program and no library there can be used"
+        problems.append(Problem.at(place, reason, 'remove "noexec"'))
 
 
 def _check_homes(

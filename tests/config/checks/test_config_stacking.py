@@ -178,6 +178,38 @@ def test_says_that_fresh_volumes_for_etc_and_var_begin_empty(tmp_path: Path, mor
     assert all(problem.warning for problem in tree.problems())
 
 
+def volume_at(point: str, options: str) -> str:
+    return (
+        f'[[volumes]]\nmount-point = "{point}"\ndevice = "{OTHER}"\ntype = "ext4"\n'
+        f"options = [{options}]\n"
+    )
+
+
+@pytest.mark.parametrize("point", ["/usr", "/bin", "/usr/libexec", "/usr/lib/x86_64-linux-gnu"])
+def test_programs_on_a_volume_that_is_mounted_noexec_are_refused(
+    tmp_path: Path, point: str
+) -> None:
+    for options, refused in (
+        ('"noexec"', True), ('"exec", "noexec"', True), ('"noexec", "exec"', False), ('"ro"', False),
+    ):  # fmt: skip
+        tree = MachineTree(tmp_path, ROOT + VOLUME + volume_at(point, options) + STORE)
+        said = [error.reason for error in tree.errors()]
+        assert any(f"{point} would be mounted with noexec" in one for one in said) == refused
+        assert len(said) == refused
+
+
+@pytest.mark.parametrize("point", ["/home", "/usr/local", "/usr/share", "/usr/lib/firmware"])
+def test_other_volumes_may_be_mounted_noexec(tmp_path: Path, point: str) -> None:
+    text = ROOT + VOLUME.replace('"noatime"', '"noexec"') + volume_at(point, '"noexec"') + STORE
+    assert MachineTree(tmp_path, text).errors() == []
+
+
+def test_programs_in_an_overlay_that_is_mounted_noexec_are_refused(tmp_path: Path) -> None:
+    entry = '{ directory = "/usr/bin", method = "overlay", mount-options = ["noexec"] }'
+    tree = MachineTree(tmp_path, ROOT + VOLUME + STORE.replace('"/var/log"', entry))
+    assert "/usr/bin would be mounted with noexec" in tree.complaint()
+
+
 def test_refuses_a_store_on_a_read_only_volume(tmp_path: Path) -> None:
     text = SOUND.replace('"noatime"', '"noatime", "ro"')
     assert "which is read-only" in MachineTree(tmp_path, text).complaint()
