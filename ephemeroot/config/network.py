@@ -114,7 +114,11 @@ def _check(entry: NetworkEntry, remote: list[Volume], problems: list[Problem]) -
             # A link-local server needs no router.
             _check_link(server, entry, volume, problems)
             continue
-        if server.version not in versions and not any(server in n for n in networks):
+        around = next((one for one in networks if server in one), None)
+        if around is not None and addresses.is_no_host(server, around):
+            reason = f"the server {server} is the address of all of {around}, not of a machine"
+            problems.append(Problem.at(volume.place, reason, "write the server's address"))
+        if server.version not in versions and around is None:
             problems.append(
                 Problem.at(
                     volume.place,

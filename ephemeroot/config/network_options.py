@@ -9,6 +9,7 @@ import ipaddress
 import re
 
 from ephemeroot.config.model import Volume
+from ephemeroot.config.syntax import addresses
 from ephemeroot.config.syntax.problem import Mistake, Problem
 from ephemeroot.linux import values
 from ephemeroot.machine import files, fstab
@@ -47,6 +48,7 @@ def for_kernel(volume: Volume, machine: Machine, problems: list[Problem]) -> Vol
     _check_numbers(options, volume.type)
     _check_own_addresses(options, volume.type)
     address = _address(fstab.option(options, key[:-1]) or server, machine)
+    addresses.require_unicast(ipaddress.ip_address(address), address)
     _check_scope(address, volume.type)
     options = [o for o in options if not o.startswith(key)]
     return dataclasses.replace(volume, options=(*options, f"{key}{address}"))

@@ -228,9 +228,10 @@ def test_the_network_table_has_no_effect_without_a_network_volume(tmp_path: Path
 
 
 NO_MACHINES = {
-    4: {"224.0.0.5": "multicast", "127.0.0.1": "loopback", "0.0.0.0": "unspecified"},
+    4: {"224.0.0.5": "multicast", "127.0.0.1": "loopback", "0.0.0.0": "unspecified",
+        "255.255.255.255": "broadcast"},
     6: {"ff02::1": "multicast", "::1": "loopback", "::": "unspecified"},
-}
+}  # fmt: skip
 """Addresses that a machine cannot have, each with a word from the reason, by IP version."""
 
 
@@ -249,6 +250,26 @@ def test_refuses_addresses_that_a_machine_cannot_have(
         )
         assert f"'{value}' is " in with_volume(tree, nfs(), table).complaint()
         assert f"{word} address" in tree.complaint()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_refuses_a_server_at_which_no_other_machine_can_be(tree: MachineTree, version: int) -> None:
+    """Whether its address is written, or comes from the machine's own hosts."""
+    for text, word in NO_MACHINES[version].items():
+        server = f"[{text}]" if version == 6 else text
+        for device, hosts in ((server, ""), ("nas", f"{text} nas\n")):
+            tree.write("etc/hosts", hosts)
+            for table in ("", NETWORK):
+                assert (
+                    f"{word} address" in with_volume(tree, nfs(f"{device}:/x"), table).complaint()
+                )
+
+
+@pytest.mark.parametrize("server", ["10.9.0.0", "10.9.0.255", "[fd00::]"])
+def test_refuses_the_address_of_a_network_as_a_server(tree: MachineTree, server: str) -> None:
+    own = "fd00::2/64" if "[" in server else "10.9.0.2/24"
+    table = f'[network]\ninterface = "enp1s0"\naddress = "{own}"\n'
+    assert "is the address of all of" in with_volume(tree, nfs(f"{server}:/x"), table).complaint()
 
 
 @pytest.mark.parametrize(

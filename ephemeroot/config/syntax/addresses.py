@@ -48,7 +48,7 @@ class InterfaceAddresses(Patterns):
                 f"{text!r} has no prefix length",
                 f'add it, for example "{text}/{24 if address.version == 4 else 64}"',
             )
-        _require_unicast(address.ip, text)
+        require_unicast(address.ip, text)
         network = address.network
         if network.num_addresses > 2 and address.ip == network.network_address:
             raise Mistake(
@@ -76,12 +76,13 @@ def is_no_host(
     return network.version == 4 and address == network.broadcast_address
 
 
-def _require_unicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
-    """Raise ``Mistake`` for an address that no interface and no router can have."""
+def require_unicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
+    """Raise ``Mistake`` for an address at which no other machine can be reached."""
     for is_wrong, word in (
         (address.is_multicast, "a multicast address"),
         (address.is_loopback, "a loopback address"),
         (address.is_unspecified, "the unspecified address"),
+        (str(address) == "255.255.255.255", "the broadcast address"),
     ):
         if is_wrong:
             raise Mistake(f"{text!r} is {word}", "write the address of one machine")
@@ -108,7 +109,7 @@ class Gateways(Patterns):
             raise Mistake(
                 f"{text!r} is not the address of a router", 'write an address such as "192.168.1.1"'
             ) from None
-        _require_unicast(address, text)
+        require_unicast(address, text)
         if "%" in text:
             plain = text.partition("%")[0]
             raise Mistake(
