@@ -96,14 +96,17 @@ def _copy_one(old: str, where: str, new: int, name: str) -> None:
             return
         if error.errno == errno.EINVAL and not name.startswith("user."):
             return
-        too_large = error.errno in (errno.E2BIG, errno.ERANGE) or (
-            error.errno == errno.ENOSPC and _has_room(new)
-        )
-        if not too_large:
-            raise
-        raise OSError(
-            errno.E2BIG, f"the extended attribute {name} does not fit ({len(value)} bytes)"
-        ) from None
+        raise _of_attribute(error, new, name, value) from None
+
+
+def _of_attribute(error: OSError, fd: int, name: str, value: bytes) -> OSError:
+    """E2BIG instead of *error* if that is about the size of the attribute, which a user chooses."""
+    if error.errno in (errno.E2BIG, errno.ERANGE) or (
+        error.errno == errno.ENOSPC and _has_room(fd)
+    ):
+        said = f"the extended attribute {name} does not fit ({len(value)} bytes)"
+        return OSError(errno.E2BIG, said)
+    return error
 
 
 def _has_room(fd: int) -> bool:
@@ -117,7 +120,7 @@ def _has_room(fd: int) -> bool:
 def copy_access(source: int, target: int) -> None:
     """Copy owner, group, mode, ACL and SELinux label from *source* to *target*.
 
-    Both are open (not merely ``O_PATH``) directories or files.
+    Both are open (not merely ``O_PATH``) directories or files. Raises ``OSError``, as ``copy`` does.
     """
     status = os.fstat(source)
     present = os.fstat(target)
@@ -140,13 +143,17 @@ def copy_acls(source: int, target: int) -> None:
 
 
 def _copy_or_remove(source: int, target: int, name: str) -> None:
-    wanted = _value(source, name)
-    if wanted == _value(target, name):
-        return
-    if wanted is not None:
-        os.setxattr(target, name, wanted)
-    elif name != "security.selinux":  # a label can be changed, but not removed
-        os.removexattr(target, name)
+    wanted = None
+    try:
+        wanted = _value(source, name)
+        if wanted == _value(target, name):
+            return
+        if wanted is not None:
+            os.setxattr(target, name, wanted)
+        elif name != "security.selinux":  # a label can be changed, but not removed
+            os.removexattr(target, name)
+    except OSError as error:
+        raise _of_attribute(error, target, name, wanted or b"") from None
 
 
 def _value(fd: int, name: str) -> bytes | None:

@@ -164,6 +164,33 @@ def test_a_directory_without_its_key_accepts_no_name(folder: Path, user: int, in
     assert any("/home/mine" in line and reason in line for line in said), said
 
 
+@pytest.mark.requires_program("setfacl")
+@pytest.mark.parametrize("user", [0, UID], ids=["root", "user"])
+def test_an_acl_too_large_for_the_store_is_reported_and_the_path_is_seeded(
+    folder: Path, user: int
+) -> None:
+    """An ext4 has one block for all attributes of a directory, other filesystems have more, and
+    says that it has no space (ENOSPC). The ACL is of the directory above the declared one.
+    """
+    entries = ",".join(f"u:{number}:r" for number in range(5000, 5400))
+    subprocess.run(["setfacl", "-m", entries, folder / "previous/home"], check=True)
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "1024", "-I", "128", image], check=True)
+    with LoopDevice(image) as device:
+        subprocess.run(["mount", device.path, folder / "store"], check=True)
+        answer = hand_over(folder, user)
+        for entry in ("file", "inner/deep"):
+            stored = folder / "store/home/mine" / entry
+            assert stored.read_bytes() == (folder / "previous/home/mine" / entry).read_bytes()
+        subprocess.run(["umount", folder / "store"], check=True)
+    assert (answer["refused"], answer["left-out"]) == ("", [])
+    (said,) = answer["problems"]
+    assert "/home" in said, said
+    assert "system.posix_acl_access does not fit" in said, said
+
+
 def test_adopt_names_the_entries_that_the_store_refuses(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

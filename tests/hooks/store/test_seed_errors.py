@@ -93,37 +93,45 @@ def _fill(top: Path) -> None:
     made.close()
 
 
+def drive(folder: Path, kind: str, user: int, traced: tuple[str, ...] = ()) -> str:
+    """What the driver printed, under the words *traced* or alone. The calls of its start must be
+    the same each time, and other processes write byte code where this one looks for it: it has a
+    cache of its own, which runs without a trace fill.
+    """
+    environment = {**os.environ, "PYTHONHASHSEED": "0",
+                   "PYTHONPYCACHEPREFIX": str(folder.parent / "bytecode")}  # fmt: skip
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    python = [*traced, sys.executable, "-P", *(["-B"] if traced else [])]
+    words = [*python, str(DRIVER), str(folder), kind, str(user)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, f"{traced}: {done.stderr}"
+    return done.stdout
+
+
+def strace(trace: Path, *options: str) -> tuple[str, ...]:
+    return ("strace", "-qq", "-y", "-s", "100", "-o", str(trace), "-e", "signal=none", *options)
+
+
 def run(folder: Path, kind: str, user: int, *options: str) -> tuple[dict[str, object], list[str]]:
     """Run the driver under strace; return its output, and the lines of the trace between
     the marks.
     """
     trace = folder.with_name(f"{folder.name}.trace")
-    words = [
-        "strace", "-qq", "-y", "-s", "100", "-o", trace, "-e", "signal=none", *options,
-        sys.executable, "-P", "-B", DRIVER, folder, kind, str(user),
-    ]  # fmt: skip
-    done = subprocess.run(
-        [*map(str, words)], capture_output=True, text=True,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-    )  # fmt: skip
+    printed = drive(folder, kind, user, strace(trace, *options))
     lines = trace.read_text(errors="replace").splitlines()
     trace.unlink()
-    assert done.returncode == 0, f"{options}: {done.stderr}"
     marks = [n for n, line in enumerate(lines) if BEGIN in line or END in line]
-    answer: dict[str, object] = json.loads(done.stdout)
+    answer: dict[str, object] = json.loads(printed)
     return answer, lines[marks[2] + 1 : marks[3]]
 
 
 def calls(folder: Path, kind: str, user: int) -> list[Call]:
     """Every call that seeding makes."""
-    lay_out(folder, kind, user)
-    trace = folder / "trace"
-    words = ["strace", "-qq", "-y", "-s", "100", "-o", trace, "-e", "signal=none",
-             sys.executable, "-P", "-B", DRIVER, folder, kind, str(user)]  # fmt: skip
-    subprocess.run(
-        [*map(str, words)], check=True, capture_output=True,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-    )  # fmt: skip
+    trace = folder.with_name(f"{folder.name}.trace")
+    for traced in ((), strace(trace)):
+        lay_out(folder, kind, user)
+        drive(folder, kind, user, traced)
+        shutil.rmtree(folder)
     counts: dict[str, int] = {}
     found, marks = [], 0
     for line in trace.read_text(errors="replace").splitlines():
@@ -136,7 +144,7 @@ def calls(folder: Path, kind: str, user: int) -> list[Call]:
         if marks == 3 and name not in ASIDE:
             of_source = f"{folder}/previous/home" in line
             found.append(Call(name, counts[name], line, of_source))
-    shutil.rmtree(folder)
+    trace.unlink()
     return found
 
 
