@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from complete_boot import mark_boot_complete
-from ephemeroot.errors import Refused
-from ephemeroot.wipers.zfs import Zfs
+from ephemeroot.errors import EphemerootError, Refused
+from ephemeroot.wipers.zfs import Zfs, channel
 from zfs_pools.pool import (
     BASE,
     MIB,
@@ -151,6 +151,28 @@ def case_first_rollback_refuses_to_destroy_snapshots() -> None:
     snapshot(*names)
     wipe("rollback")
     assert names_of("snapshot", ROOT) == [f"{ROOT}@blank"]
+
+
+def case_rollback_that_did_not_happen_is_an_error() -> None:
+    """The kernel reports success and has done nothing: it is looked at afterwards."""
+
+    def nothing(*_: object) -> dict[str, object]:
+        return {}
+
+    for late in (True, False):
+        start()
+        run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
+        write(ROOT, "lost", os.urandom(2 * MIB).hex())
+        if late:
+            snapshot(f"{ROOT}@later")
+        run("zpool", "sync", POOL)
+        original, channel.change = channel.change, nothing  # type: ignore[assignment]
+        try:
+            said = complaint(EphemerootError, lambda: wipe("rollback"))
+        finally:
+            channel.change = original
+        assert f"{ROOT} was rolled back to {ROOT}@blank, but its newest snapshot is" in said, said
+        assert ("@later" in said.partition("but its")[2]) == late, said
 
 
 @only_in_proof
