@@ -120,7 +120,7 @@ def _has_room(fd: int) -> bool:
 def copy_access(source: int, target: int) -> None:
     """Copy owner, group, mode, ACL and SELinux label from *source* to *target*.
 
-    Both are open (not merely ``O_PATH``) directories or files. Raises ``OSError``, as ``copy`` does.
+    Both are open (not merely ``O_PATH``) directories or files. Raises ``OSError`` as ``copy`` does.
     """
     status = os.fstat(source)
     present = os.fstat(target)

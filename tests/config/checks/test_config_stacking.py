@@ -190,8 +190,11 @@ def test_programs_on_a_volume_that_is_mounted_noexec_are_refused(
     tmp_path: Path, point: str
 ) -> None:
     for options, refused in (
-        ('"noexec"', True), ('"exec", "noexec"', True), ('"noexec", "exec"', False), ('"ro"', False),
-    ):  # fmt: skip
+        ('"noexec"', True),
+        ('"exec", "noexec"', True),
+        ('"noexec", "exec"', False),
+        ('"ro"', False),
+    ):
         tree = MachineTree(tmp_path, ROOT + VOLUME + volume_at(point, options) + STORE)
         said = [error.reason for error in tree.errors()]
         assert any(f"{point} would be mounted with noexec" in one for one in said) == refused

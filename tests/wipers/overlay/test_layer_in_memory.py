@@ -140,7 +140,7 @@ def prepared(base: Path) -> Iterator[LayeredMachine]:
         yield machine
 
 
-# What changes the folder of the layers comes before what forbids it, or leaves no room.
+# Causes that change the folder of the layers come before those that forbid it or leave no room.
 TWO = [
     (one, other)
     for one, other in itertools.permutations(CAUSES, 2)
