@@ -210,6 +210,12 @@ class History:
         """A mount of the source of fresh roots; ``None`` if they begin empty."""
         return None
 
+    def open_layer(self, entry: OldRoot | None) -> int:
+        """The open directory with what *entry* (``None``: the present root) itself has, if the rest
+        of it is what ``mount_base`` gives; -1 if it has everything.
+        """
+        return -1
+
     def missing_base(self) -> str:
         """Why no new root can be made of the base, which does not exist or is not one; empty if it
         can, or if new roots begin empty.

@@ -25,12 +25,13 @@ class Layers:
     in it.
     """
 
-    __slots__ = ("lower", "path", "upper")
+    __slots__ = ("_looked", "lower", "path", "upper")
 
     def __init__(self, upper: int, lower: int, path: str = "") -> None:
         self.upper = upper
         self.lower = lower
         self.path = path.strip("/")
+        self._looked = ("", False)
 
     def at(self, path: str) -> Layers:
         """The same layers, with names relative to *path*."""
@@ -38,15 +39,16 @@ class Layers:
 
     def from_lower(self, name: str) -> os.stat_result | None:
         """The status of *name* in the lower layer, if the upper one has no entry for it."""
-        below = _status(self.lower, self._place(name))
-        if below is None or _status(self.upper, self._place(name)) is not None:
+        place = self._place(name)
+        below = _status(self.lower, place)
+        if below is None or _status(self.upper, place) is not None:
             return None
-        return below
+        return None if self._is_replaced(place.rpartition("/")[0]) else below
 
     def whiteouts(self, name: str) -> list[str]:
         """The whiteouts in the lower directory *name* that the upper one does not replace."""
         place = self._place(name)
-        if self._is_opaque(self.upper, place):
+        if self._is_replaced(place):
             return []
         try:
             fd = paths.open_beneath(self.lower, place or ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -61,8 +63,9 @@ class Layers:
             os.close(fd)
 
     def is_opaque(self, name: str) -> bool:
-        """Whether the lower directory *name* is opaque."""
-        return self._is_opaque(self.lower, self._place(name))
+        """Whether the lower directory *name* is opaque, unless the upper one replaces it."""
+        place = self._place(name)
+        return self._is_opaque(self.lower, place) and not self._is_replaced(place)
 
     def open_lower_parent(self, name: str) -> tuple[int, str]:
         """The open directory of the lower layer that contains *name*, and its last component."""
@@ -71,6 +74,25 @@ class Layers:
 
     def _place(self, name: str) -> str:
         return f"{self.path}/{name}".strip("/")
+
+    def _is_replaced(self, place: str) -> bool:
+        """Whether the upper layer hides all of the lower directory *place*: there or above it has a
+        directory that is opaque, or another kind of file.
+        """
+        if self._looked[0] != place:
+            self._looked = (place, self._find_replaced(place))
+        return self._looked[1]
+
+    def _find_replaced(self, place: str) -> bool:
+        above = ""
+        for name in place.split("/") if place else ():
+            above = f"{above}/{name}".strip("/")
+            status = _status(self.upper, above)
+            if status is None:
+                return False
+            if not stat.S_ISDIR(status.st_mode) or self._is_opaque(self.upper, above):
+                return True
+        return False
 
     def _is_opaque(self, layer: int, place: str) -> bool:
         try:

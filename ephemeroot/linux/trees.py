@@ -260,7 +260,12 @@ class Tree:
         old, new = self.here.fd, self._new.fd
         attributes.copy(old, new, failed)
         if self.layers is not None and self.layers.is_opaque(self._path()):
-            os.setxattr(new, OPAQUE, b"y")
+            try:
+                os.setxattr(new, OPAQUE, b"y")
+            except OSError as error:  # the copy is in an overlay, of a kernel before Linux 6.7
+                if failed is None:
+                    raise
+                failed(OPAQUE, error)
         try:
             inode_flags.finish(old, new)
         except OSError as error:

@@ -24,6 +24,7 @@ from ephemeroot.linux import (
 )
 from ephemeroot.linux.bounds import OutOfBounds
 from ephemeroot.linux.copying import Copier
+from ephemeroot.linux.layers import Layers
 from ephemeroot.linux.workshop import Workshop
 from ephemeroot.old_roots.comparison import opened
 from ephemeroot.step import Step
@@ -133,14 +134,22 @@ class Copy(Restoration):
     still have that status: the copy replaces it. Raises ``FileExistsError`` if another process
     has created or replaced it. ``left_out`` has the path and the reason of each entry that could
     not be copied; the rest is restored. ``flattened`` are subvolumes that became directories.
+    ``layers`` are those of the old root, if it is an overlay.
     """
 
-    __slots__ = ("flattened", "left_out", "replaced")
+    __slots__ = ("flattened", "layers", "left_out", "replaced")
 
     def __init__(
-        self, source: Place, target: Place, size: int, *, replaced: os.stat_result | None
+        self,
+        source: Place,
+        target: Place,
+        size: int,
+        *,
+        replaced: os.stat_result | None,
+        layers: Layers | None = None,
     ) -> None:
         super().__init__(source, target, size)
+        self.layers = layers.at(source.path) if layers is not None else None
         self.replaced = replaced
         self.left_out: list[tuple[str, str]] = []
         self.flattened: list[str] = []
@@ -179,7 +188,7 @@ class Copy(Restoration):
         def skipped(path: str, reason: str) -> None:
             self.left_out.append((f"{self.target.shown}/{path}".rstrip("/"), reason))
 
-        copier = Copier(bounds.attended(), progress=report, skipped=skipped)
+        copier = Copier(bounds.attended(), progress=report, skipped=skipped, layers=self.layers)
         try:
             copier.copy(source, self.source.name, shop.fd, _COPY, subvolume=True)
             self.flattened = copier.flattened

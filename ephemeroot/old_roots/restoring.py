@@ -20,6 +20,7 @@ from ephemeroot.linux import (
     walk,
 )
 from ephemeroot.linux.bounds import Meter, OutOfBounds
+from ephemeroot.linux.layers import Layers
 from ephemeroot.old_roots.comparison import opened
 from ephemeroot.old_roots.restore_steps import Copy, Parent, Place, Restoration, protection
 
@@ -29,13 +30,15 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 @dataclass
 class Plan:
     """``steps`` to execute, in this order. ``kept`` are pairs of a path that is not restored and
-    the reason, ``same`` is the number of paths that are equal already.
+    the reason, ``same`` is the number of paths that are equal already. ``layers`` are those of an
+    old root that is an overlay.
     """
 
     steps: list[Restoration] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
     same: int = 0
     meter: Meter = field(default_factory=lambda: Meter(bounds.attended()))
+    layers: Layers | None = None
 
     @property
     def size(self) -> int:
@@ -109,7 +112,7 @@ class Plan:
             self.kept.append((target.shown, "a socket is useless without its process"))
             return
         size = self._size(source) if stat.S_ISDIR(status.st_mode) else status.st_size
-        self.steps.append(Copy(source, target, size, replaced=now))
+        self.steps.append(Copy(source, target, size, replaced=now, layers=self.layers))
 
     def _add_parents(self, source: Place, target: Place) -> None:
         """Directories above *target* that are missing are made like those above *source*."""

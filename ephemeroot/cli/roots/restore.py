@@ -14,12 +14,15 @@ from ephemeroot.cli.progress import Progress
 from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.execution import Result
 from ephemeroot.linux import subvolume
+from ephemeroot.linux.layers import Layers
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories, persisted, restore_steps, two_roots
 from ephemeroot.old_roots.histories import Keeper
 from ephemeroot.old_roots.restore_steps import Restoration
 from ephemeroot.old_roots.restoring import Plan
 from ephemeroot.old_roots.two_roots import Tree
+from ephemeroot.wipers.history import History
+from ephemeroot.wipers.oldroot import OldRoot
 
 HELP = "restore files and directories of an old root"
 
@@ -55,8 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
             entry = history.find(arguments.name)
             old = two_roots.attached(private, entry.label, history.mount(entry))
             tree = trees.enter_context(old)
+            layers = _layers(history, entry, private, trees)
         target = trees.enter_context(_target(arguments, keeper))
-        restore = _Restore(arguments, keeper, tree, target, declared)
+        restore = _Restore(arguments, keeper, tree, target, declared, Plan(layers=layers))
         for path in wanted:
             restore.plan_one(path)
         return restore.carry_out()
@@ -80,6 +84,19 @@ def _keeper(arguments: argparse.Namespace, wanted: list[str]) -> Keeper:
             "name only paths of one root or volume",
         )
     return max(fitting, key=lambda keeper: len(keeper.target))
+
+
+def _layers(
+    history: History, entry: OldRoot, private: Namespace, trees: ExitStack
+) -> Layers | None:
+    """The two directories of an old root that is an overlay, open until the end of *trees*."""
+    upper = history.open_layer(entry)
+    if upper < 0:
+        return None
+    trees.callback(os.close, upper)
+    base = two_roots.attached(private, "the installed root", history.mount_base())
+    lower = trees.enter_context(base).fd
+    return Layers(upper, lower) if lower is not None else None
 
 
 @contextmanager

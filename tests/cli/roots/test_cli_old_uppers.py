@@ -119,6 +119,44 @@ def test_restores_from_an_old_upper(booted: Booted) -> None:
     assert below.stdout == "nothing to restore: all files are identical\n"
 
 
+def test_restoring_a_containers_storage(tmp_path: Path) -> None:
+    """The installed root has whiteouts and an opaque directory of a container, which the overlay
+    takes for its own. A copy elsewhere has them; one on an overlay cannot, and each is named.
+    """
+    opaque = "trusted.overlay.opaque"
+    with overlay_machine(tmp_path) as machine:
+        booted = Booted(machine)
+        diff = "var/lib/docker/overlay2/one/diff"
+        with InstalledRoot(machine) as top:
+            for name in ("merged", "untouched", "opaque"):
+                (top / diff / name).mkdir(parents=True)
+                (top / diff / name / "file").write_text("of the installer")
+                os.mknod(top / diff / name / "gone", stat.S_IFCHR, os.makedev(0, 0))
+            os.setxattr(top / diff / "opaque", opaque, b"y")
+        booted.boot(MORNING)
+        for name in ("merged", "opaque"):
+            (booted.root / diff / name / "file").write_text("of the layer")
+        booted.boot(MORNING + DAY)
+        words = ("roots", "restore", "/var/lib/docker", "--from", STEM)
+        (tmp_path / "to").mkdir()
+        done = booted.call(*words, "--to", tmp_path / "to")
+        assert done.returncode == 0, done.stderr
+        found = tmp_path / "to" / diff.removeprefix("var/lib/")
+        for name in ("merged", "untouched", "opaque"):
+            status = (found / name / "gone").lstat()
+            assert (stat.S_ISCHR(status.st_mode), status.st_rdev) == (True, 0), name
+            text = "of the installer" if name == "untouched" else "of the layer"
+            assert (found / name / "file").read_text() == text
+        assert os.getxattr(found / "opaque", opaque) == b"y"
+        (booted.root / diff / "merged/new").mkdir()  # else the kernel removes no whiteout there
+        subprocess.run(["rm", "-r", booted.root / diff / "merged"], check=True)
+        done = booted.call(*words)
+        assert done.returncode == 10, done
+        assert f"/{diff}/merged/gone is not restored" in done.stderr
+        assert (booted.root / diff / "merged/file").read_text() == "of the layer"
+        unmount(booted.root)
+
+
 def test_mounts_an_old_upper(booted: Booted, tmp_path: Path) -> None:
     where = tmp_path / "old"
     where.mkdir()

@@ -87,6 +87,9 @@ def _again(top: Path) -> None:
     subprocess.run(["rm", "-r", "-f", top / "overlay2/two"], check=False)
     (top / "overlay2/two").mkdir()
     (top / "overlay2/two/link").write_text("new")
+    # The opaque directory is above this one, which the storage below has with a whiteout in it.
+    (top / "overlay2/two/diff/etc").mkdir(parents=True)
+    (top / "overlay2/two/diff/opq/deep").mkdir(parents=True)
 
 
 def _mode(top: Path) -> None:
