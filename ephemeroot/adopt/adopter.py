@@ -69,6 +69,7 @@ class Adopter:
         if after.errors:
             first = after.errors[0]
             raise Misconfigured(first.reason, first.hint)
+        self.after = after
         self.plan = compile_examination(after).plan
         for path in wanted:
             self._add(path, next((one for one in new if one.path == path), None), after)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ephemeroot import amounts, terminal
-from ephemeroot.base import missing_bases
+from ephemeroot.base import equivalence, missing_bases
 from ephemeroot.config import Configuration, Examination, Machine, examine, sources, volumes
 from ephemeroot.errors import Damaged, EphemerootError, Misconfigured, Refused
 from ephemeroot.execution import Action
@@ -189,6 +189,7 @@ class Application:
         for path in self.stores:
             line = f"record generation {self.generation} in {path}"
             steps.append(Action(line, partial(self._record, path)))
+        steps += equivalence.steps(self.examination)
         if images:
             return steps + self._images()
         for omission in installed.omissions(self.root):

@@ -22,6 +22,7 @@ from ephemeroot.base import (
     mentions,
     mounting,
     owners,
+    relabelling,
     unchanged,
 )  # fmt: skip
 from ephemeroot.base.boot_filesystems import BootFilesystem
@@ -131,6 +132,7 @@ class Work:
         )
         if changed:
             self._take_modules(copy)
+            relabelling.settle(self.opened, self.base, copy)
         self._require_no_new_fault(copy, faults)
         areas = [*self.record.areas(self.boot), *self._own_boot(path)]
         mentions.settle(areas, temporary, self.opened.name, self.log)

@@ -19,7 +19,7 @@ from ephemeroot.errors import EphemerootError, Misconfigured
 from ephemeroot.execution import DRY_RUN, Execution, Result
 from ephemeroot.linux.copying import Copier
 from ephemeroot.old_roots import histories
-from ephemeroot.plan import lock
+from ephemeroot.plan import labelled, lock
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
                 for one in adopter.adoptions}  # fmt: skip
         if not arguments.json:
             _show(adopter, held)
-        results = [] if arguments.dry_run else _adopt(arguments, adopter, held)
+        with labelled.new(adopter.after, dry_run=arguments.dry_run):
+            results = [] if arguments.dry_run else _adopt(arguments, adopter, held)
     if arguments.json:
         _print_json(adopter, held, results)
     elif results:

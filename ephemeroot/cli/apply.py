@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ephemeroot import terminal
+from ephemeroot import amounts, terminal
 from ephemeroot.apply.application import Application
-from ephemeroot.base import cut_off
+from ephemeroot.base import cut_off, equivalence
 from ephemeroot.cli import access, output, steps
 from ephemeroot.config import Machine, read
 from ephemeroot.config.checks import store_refusals
@@ -16,7 +16,7 @@ from ephemeroot.errors import Damaged
 from ephemeroot.execution import Result
 from ephemeroot.image.steps import Rebuilding
 from ephemeroot.old_roots import histories
-from ephemeroot.plan import lock
+from ephemeroot.plan import labelled, lock
 from ephemeroot.plan.seeds import Seed
 from ephemeroot.step import Step
 
@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.dry_run:
             _ask(arguments, application)
         execution = steps.with_results(dry_run=arguments.dry_run, quiet=arguments.json)
-        results = execution.run(todo)
+        with labelled.new(application.examination, dry_run=arguments.dry_run):
+            results = execution.run(todo)
     if arguments.json:
         _print_json(application, results)
     if execution.failed or arguments.dry_run:
@@ -86,6 +87,9 @@ def _show(application: Application, todo: list[Step]) -> None:
     warnings = application.compilation.warnings
     shown = (one for one in warnings if not store_refusals.is_about_no_marker(one))
     terminal.problems(shown, sys.stderr)
+    if equivalence.is_forgotten(application.examination):
+        stores = amounts.listed(list(application.stores))
+        terminal.warning(equivalence.FORGOTTEN.format(stores), equivalence.FORGOTTEN_HINT)
     changes = application.changes()
     if changes:
         sys.stdout.write(terminal.heading(f"changes since {application.since}:") + "\n")

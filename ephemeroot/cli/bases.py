@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ephemeroot import backends, terminal
-from ephemeroot.backends.contract import Bases, no_base
-from ephemeroot.base import change
+from ephemeroot import terminal
+from ephemeroot.backends.contract import Bases
+from ephemeroot.base import change, opening
 from ephemeroot.cli import access, steps
 from ephemeroot.config import Configuration, InvalidConfiguration, Machine, read
 from ephemeroot.errors import Refused
-from ephemeroot.linux import mountinfo
 from ephemeroot.linux.namespace import Namespace
-from ephemeroot.machine.root import Root
 from ephemeroot.old_roots import histories
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
@@ -44,25 +42,16 @@ class BasedMachine:
     @contextmanager
     def opened(self, private: Namespace) -> Iterator[Bases]:
         """The bases of the configured root. Raises ``Misconfigured`` if the wiper has none."""
-        wiping = self.configuration.wiping
-        if wiping is None or wiping.plugin is None:
-            raise no_base()
-        root = Root.named(self.machine, wiping.device, wiping.subvolume)
-        backend = backends.of(wiping.plugin.wiper(dict(wiping.settings)))
-        with backend.bases(root, private, writable=self.writable) as place:
+        with opening.opened(
+            self.machine, self.configuration, private, writable=self.writable
+        ) as place:
             yield place
 
     def kept(self) -> frozenset[str]:
         """The paths that a new root does not take from the base: declared paths, stores, volumes
         and mount points.
         """
-        stores = self.configuration.stores
-        found = {entry.path for store in stores for entry in store.entries}
-        found |= {store.path for store in stores}
-        found |= {volume.mount_point for volume in self.configuration.volumes}
-        found |= {line.mount_point for line in self.machine.fstab}
-        found |= {mount.point for mount in mountinfo.mounts()}
-        return frozenset(found - {"/"})
+        return opening.kept(self.machine, self.configuration)
 
 
 def newest_old(place: Bases) -> OldRoot | None:

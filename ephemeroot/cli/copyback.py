@@ -17,6 +17,7 @@ from ephemeroot.hooks.stage import RUN
 from ephemeroot.hooks.store.copied import COPIES
 from ephemeroot.hooks.store.copyback import Recorded
 from ephemeroot.linux import documents
+from ephemeroot.machine import labelling
 from ephemeroot.plan import foreign
 
 _REBOOT = "copy changed files into the store by hand, and reboot: each boot writes a new record"
@@ -45,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             back = recorded.copy_back(root, stores)
+            for fd in (root, *stores.values()) if back.copied else ():
+                labelling.give_records_the_label_of_their_directory(fd)
         finally:
             for fd in (root, *stores.values()):
                 os.close(fd)

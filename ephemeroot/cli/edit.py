@@ -19,6 +19,7 @@ from ephemeroot.config import InvalidConfiguration, Machine, Problem, examine, r
 from ephemeroot.config.sources import DROP_INS, MAIN
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.linux import documents, paths
+from ephemeroot.machine import labelling
 
 DRAFTS = "/run/ephemeroot.edit"
 """The folder of the text during editing: only root can enter it, and a reboot removes it."""
@@ -62,8 +63,17 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return _conclude(arguments, edited, "not saved: dry run", saved=False)
         _save(edited, content)
+        _label(edited, machine)
     line = "saved; run 'ephemeroot apply' to put it into effect"
     return _conclude(arguments, edited, line, saved=True)
+
+
+def _label(edited: Edited, machine: Machine) -> None:
+    """Give the saved file the label of SELinux's policy."""
+    root = machine.root.rstrip("/")
+    final = edited.target.removeprefix(root) if edited.target.startswith(f"{root}/") else ""
+    directory, name = os.path.split(final)
+    labelling.settle(machine.labels, f"{root}{directory}", directory, [name])
 
 
 @dataclass(frozen=True, slots=True)

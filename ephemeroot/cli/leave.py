@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from ephemeroot import terminal
-from ephemeroot.base import cut_off
+from ephemeroot.base import cut_off, equivalence
 from ephemeroot.cli import access, output, steps
 from ephemeroot.cli.progress import Progress
-from ephemeroot.config import Machine, examine, read
+from ephemeroot.config import Examination, Machine, examine, read
 from ephemeroot.errors import Misconfigured
 from ephemeroot.execution import Action, Result
 from ephemeroot.hooks.plan import Plan
@@ -20,7 +20,7 @@ from ephemeroot.leave.completion import Finish
 from ephemeroot.leave.leaving import Leaving, with_adopted
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.old_roots import histories
-from ephemeroot.plan import applied, lock
+from ephemeroot.plan import applied, labelled, lock
 from ephemeroot.plan.compile import compile_examination
 from ephemeroot.step import Step
 
@@ -59,12 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
         plan = applied.load(root)
         if plan is None:
             return _nothing_to_leave(arguments, root)
-        leaving = Leaving(root, _with_adopted(arguments, root, plan))
+        examination = _examination(arguments)
+        leaving = Leaving(root, _with_adopted(root, plan, examination))
         leaving.copier.progress = lambda name: bar.update(
             leaving.copier.copied + leaving.copier.shared, name
         )
         leaving.prove()
-        todo = _steps(leaving, root, images=not arguments.no_images)
+        policy = equivalence.steps(examination, add=False) if examination else []
+        todo = _steps(leaving, root, policy, images=not arguments.no_images)
         room.require(leaving, root)
         if not arguments.json:
             steps.show(todo)
@@ -73,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         execution = steps.with_results(
             dry_run=arguments.dry_run, quiet=arguments.json, before_line=bar.clear
         )
-        results = execution.run(todo)
+        with labelled.new(examination, dry_run=arguments.dry_run):
+            results = execution.run(todo)
     if arguments.json:
         _print_json(results, **{"left-out": leaving.left_out})
     elif not arguments.dry_run:
@@ -86,20 +89,27 @@ def run(arguments: argparse.Namespace) -> int:
     return output.PARTLY if execution.failed or leaving.left_out else 0
 
 
-def _with_adopted(arguments: argparse.Namespace, root: Path, plan: Plan) -> Plan:
-    """*plan* with adopted paths that are not applied. A configuration with errors is ignored: it
+def _examination(arguments: argparse.Namespace) -> Examination | None:
+    """The configuration; ``None`` if it has errors. A configuration with errors is ignored: it
     must not prevent leaving.
     """
     try:
         machine = Machine.of(arguments.root)
         examination = examine(read(machine, arguments.config), machine)
-        configured = compile_examination(examination).plan
+        compile_examination(examination)
     except Misconfigured as error:
         terminal.warning(
             f"the configuration is ignored: {error.message}", "run 'ephemeroot check' for details"
         )
+        return None
+    return examination
+
+
+def _with_adopted(root: Path, plan: Plan, examination: Examination | None) -> Plan:
+    """*plan* with adopted paths that are not applied."""
+    if examination is None:
         return plan
-    return with_adopted(root, plan, configured)
+    return with_adopted(root, plan, compile_examination(examination).plan)
 
 
 def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
@@ -112,10 +122,11 @@ def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:
     raise Misconfigured("no plan is applied on this machine: nothing to leave")
 
 
-def _steps(leaving: Leaving, root: Path, *, images: bool) -> list[Step]:
+def _steps(leaving: Leaving, root: Path, policy: list[Step], *, images: bool) -> list[Step]:
     todo: list[Step] = [
         *leaving.items(),
         Action("disarm the boot: no image wipes or binds", leaving.disarm),
+        *policy,
     ]
     if not images:
         return todo

@@ -21,7 +21,7 @@ from ephemeroot.linux.namespace import Namespace
 from ephemeroot.machine.root import Root
 from ephemeroot.plan import seeds
 from ephemeroot.plan.compile import compile_examination
-from ephemeroot.simulate import copies, findings, processes
+from ephemeroot.simulate import copies, findings, mislabelled, processes
 from ephemeroot.simulate.boot import SimulatedBoot
 from ephemeroot.simulate.environment import Environment
 from ephemeroot.simulate.findings import ERROR, Finding, Inspection
@@ -160,7 +160,8 @@ def _inspect(task: _Task, place: Environment) -> list[Finding]:
         found = inspection.all()
     finally:
         inspection.close()
-    return [*found, *copies.inspect(task.root, place.target, task.plan), *unread]
+    labels = mislabelled.look(place.target, task.plan)
+    return [*found, *copies.inspect(task.root, place.target, task.plan), *labels, *unread]
 
 
 def _failure(boot: SimulatedBoot, error: EphemerootError | OSError) -> Finding:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ephemeroot.base import package_managers
 from ephemeroot.cli import access, output, own_path, steps
+from ephemeroot.config.syntax import clean
 from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.image import installation, package_hooks
 from ephemeroot.image.generators import installed
@@ -15,6 +16,8 @@ from ephemeroot.image.generators.contract import Generator
 from ephemeroot.image.installation import Item
 from ephemeroot.image.steps import Installation, Removal
 from ephemeroot.leave import leaving
+from ephemeroot.machine.labelling import New
+from ephemeroot.machine.labels import Labels
 from ephemeroot.plan import applied, lock
 
 
@@ -53,7 +56,8 @@ def _run(arguments: argparse.Namespace, root: Path) -> int:
     if arguments.remove:
         execution.run(Removal(item, root) for item in reversed(items) if item.exists(root))
     else:
-        execution.run(Installation(item, root) for item in items)
+        with _labelled(root, items, dry_run=arguments.dry_run):
+            execution.run(Installation(item, root) for item in items)
     if arguments.remove and not arguments.dry_run:
         for folder in generator.FOLDERS:
             _remove_empty(root / folder.lstrip("/"))
@@ -61,6 +65,13 @@ def _run(arguments: argparse.Namespace, root: Path) -> int:
         content = {"dry-run": arguments.dry_run, "changes": execution.lines}
         output.print_json("setup", content)
     return 0
+
+
+def _labelled(root: Path, items: list[Item], *, dry_run: bool) -> New:
+    """A context that labels the files of *items* and new directories, by the SELinux policy."""
+    labels = Labels() if dry_run else Labels.of(str(root))
+    folders = {parent.lstrip("/") for item in items for parent in clean.parents(item.name)}
+    return New(labels, [(root, folders)], rewritten=[item.name for item in items])
 
 
 def _require_disarmed(root: Path) -> None:

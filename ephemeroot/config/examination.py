@@ -51,6 +51,11 @@ def examine(config: Configuration, machine: Machine) -> Examination:
         resolver.declared = repeated.merge(resolver.declared, problems)
         Refusals(config, machine, mounted, resolver.declared, problems, roots).check()
         presence.check(machine, roots, resolver.declared, resolver.homes, problems)
+        if machine.labels.are_known:
+            # Most machines have no policy, and do not need the module.
+            from ephemeroot.config.checks import relabelling
+
+            relabelling.advise(config, machine, base, resolver.declared, problems)
     network.check_overlays(resolver.declared, mounted, problems)
     Claims(resolver.declared, stores, mounted, problems).check()
     access.check(machine, resolver.declared, list(resolver.homes.values()), problems)

@@ -18,6 +18,8 @@ from ephemeroot.home.bindfs import Bindfs
 from ephemeroot.home.model import Entry
 from ephemeroot.home.view import View, aside, is_dead, readlink
 from ephemeroot.linux import attributes, paths
+from ephemeroot.machine import labelling
+from ephemeroot.machine.labels import Labels
 from ephemeroot.step import Step
 
 
@@ -30,6 +32,14 @@ class Work:
     view: View
     wait: float
     bindfs: Bindfs | EphemerootError | None = None
+    labels: Labels | None = None
+
+    def label(self, path: str) -> None:
+        """Give the new entry at *path* the label of SELinux's policy, where there is one."""
+        if self.labels is None:
+            self.labels = Labels.of("/")
+        directory, name = os.path.split(path)
+        labelling.settle(self.labels, directory, directory, [name])
 
 
 class Operation(Step):
@@ -163,6 +173,7 @@ class MakeDirectory(Operation):
             raise
         if self.like and os.path.isdir(self.like):
             self._take_mode()
+        self.work.label(self.path)
         if not self.in_store:
             self.work.view.record.directories[self.path] = os.lstat(self.path).st_ino
         return ""
@@ -237,6 +248,7 @@ class MakeLink(Operation):
                     f"cannot create the link {self.path}: it exists",
                     f"move it to {self.entry.source}, or away",
                 ) from None
+            self.work.label(self.path)
         self.work.view.record.links[self.path] = self.entry.source
         return ""
 

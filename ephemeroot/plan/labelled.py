@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ephemeroot.config.examination import Examination
 from ephemeroot.config.syntax import clean
 from ephemeroot.hooks.operations.labels import Label
 from ephemeroot.hooks.operations.overlays import work_name
 from ephemeroot.hooks.records import STATE
+from ephemeroot.machine import files
+from ephemeroot.machine.labels import Labels
 from ephemeroot.wipers import skeleton
+
+if TYPE_CHECKING:
+    from ephemeroot.machine.labelling import New
 
 
 def operation(examination: Examination) -> Label | None:
@@ -41,3 +47,20 @@ def operation(examination: Examination) -> Label | None:
         records=records,
     )
     return found if found.directories or found.files or found.links else None
+
+
+def new(examination: Examination | None, *, dry_run: bool = False) -> New:
+    """A context that labels the entries that a verb creates in the root and in the stores, if the
+    boot would label them. It does nothing in a *dry_run*, without a policy, and without an
+    *examination*.
+    """
+    # `check` compiles a plan, and labels nothing.
+    from ephemeroot.machine.labelling import New
+
+    if examination is None or dry_run or not examination.machine.labels.are_known:
+        return New(Labels(), [])
+    machine = examination.machine
+    found = operation(examination)
+    candidates = [path.strip("/") for path in found.paths] if found is not None else []
+    tops = [machine.root, *(files.show(machine.root, s.path) for s in examination.config.stores)]
+    return New(machine.labels, [(top, candidates) for top in tops])

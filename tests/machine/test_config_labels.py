@@ -80,7 +80,7 @@ def test_warns_of_a_store_that_the_policy_labels_differently(
     folder = "etc/selinux/targeted/contexts/files"
     tree.write(f"{folder}/file_contexts.local", "/etc(/.*)?\tsystem_u:object_r:etc_t:s0\n")
     tree.write(MAIN, SOUND)
-    hint = "run 'semanage fcontext -a -e / /persistent' in the base"
+    hint = "run 'ephemeroot apply', which runs 'semanage fcontext -a -e / /persistent' in the base"
     assert [p.hint for p in tree.problems() if "SELinux" in p.reason] == [hint]
     # A file as semanage writes it.
     tree.write(f"{folder}/file_contexts.subs", "/persistent /\n")

@@ -16,6 +16,8 @@ from ephemeroot.execution import Result
 from ephemeroot.linux import subvolume
 from ephemeroot.linux.layers import Layers
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine.labelling import Labelling
+from ephemeroot.machine.labels import Labels
 from ephemeroot.old_roots import histories, persisted, restore_steps, two_roots
 from ephemeroot.old_roots.histories import Keeper
 from ephemeroot.old_roots.restore_steps import Restoration
@@ -200,9 +202,23 @@ class _Restore:
                 before_line=progress.clear,
             )
             results = execution.run(self.plan.steps)
+            if not self.arguments.dry_run:
+                self._label(results)
         for result in results:
             self._take(result)
         return self._finish(sum(not result.failed for result in results))
+
+    def _label(self, results: list[Result]) -> None:
+        """Give new directories, and content that is restored elsewhere, the labels of the place."""
+        labels = Labels.of(self.arguments.root)
+        if not labels.are_known or self.target.fd is None:
+            return
+        where = os.path.realpath(self.arguments.to) if self.arguments.to else self.keeper.target
+        labelling = Labelling(labels, self.target.fd, where)
+        for result in results:
+            step = result.step
+            if not result.failed and isinstance(step, Restoration):
+                labelling.moved(step.target.path.strip("/"), step.source.shown)
 
     def _take(self, result: Result) -> None:
         step = result.step

@@ -102,7 +102,8 @@ def _propose_equivalences(config: Configuration, machine: Machine, problems: lis
                 store.origin.place,
                 f"the SELinux policy does not label the store {store.path} like the root: a "
                 "relabelling would give its files wrong labels",
-                f"run 'semanage fcontext -a -e / {shlex.quote(store.path)}' in the base",
+                "run 'ephemeroot apply', which runs 'semanage fcontext -a -e / "
+                f"{shlex.quote(store.path)}' in the base",
                 warning=True,
             )
         )
