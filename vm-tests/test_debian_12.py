@@ -48,7 +48,9 @@ def boot(
     return Boot(ephemeral.system, initrd, disks, arguments=("resume=/dev/vdb",), sessions=True)
 
 
-@pytest.mark.parametrize("boot", INITS, indirect=True)
+@pytest.mark.parametrize(
+    "boot", ["systemd", pytest.param("shell", marks=pytest.mark.proof)], indirect=True
+)
 def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> None:
     """Only a boot shows Linux 6.1 and dracut 059: mounts, the units' order, hibernation."""
     first = bench.up(boot, name)
@@ -74,13 +76,9 @@ def test_wiped_persisted_and_resumed(bench: Bench, boot: Boot, name: str) -> Non
         assert (top / "root/etc/unsaved").read_text() == "unsaved\n"
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
-    ("boot", "policy"),
-    [
-        ("systemd", "emergency"),
-        pytest.param("systemd", "poweroff", marks=pytest.mark.proof),
-    ],
-    indirect=["boot"],
+    ("boot", "policy"), [("systemd", "emergency"), ("systemd", "poweroff")], indirect=["boot"]
 )
 def test_follows_the_policies_without_an_interpreter(
     bench: Bench, boot: Boot, name: str, scratch: Path, policy: str

@@ -100,6 +100,7 @@ def test_files_laid_over_an_initramfs_replace_its_own(
     assert "dracut-pre-udev.service" in emergency.failed
 
 
+@pytest.mark.proof
 def test_a_system_changed_by_a_program_boots(
     bench: Bench, image: System, disk: DiskFactory, name: str
 ) -> None:

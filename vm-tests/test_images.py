@@ -97,6 +97,7 @@ def test_apply_rebuilds_the_images_and_reads_them_back(
     assert '"/var/log" , "/srv"' in third, "the store has the configuration as it is now"
 
 
+@pytest.mark.proof
 def test_an_image_without_a_configuration_is_inert(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:

@@ -79,6 +79,7 @@ def in_memory(machine: Machine, reason: str) -> None:
     machine.run("echo x > /etc/lost; rm /etc/hosts")
 
 
+@pytest.mark.proof
 def test_kept_boots_and_a_full_volume(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:

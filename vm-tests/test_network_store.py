@@ -222,6 +222,7 @@ def test_a_server_that_is_down(alone: Bench, static: tuple[Boot, nfs.Server], na
         assert not list((top / "old_roots").glob("*"))
 
 
+@pytest.mark.proof
 def test_a_static_network(
     alone: Bench,
     static: tuple[Boot, nfs.Server],

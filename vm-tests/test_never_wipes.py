@@ -127,6 +127,7 @@ def test_the_device_of_the_store_is_missing(
     assert "vda" in emergency.report["wipe"]["problems"][0]["problem"]
 
 
+@pytest.mark.proof
 def test_the_device_of_the_root_is_missing(ready: Case) -> None:
     """dracut's loop gives up; before its shell, a message gives the reason and lists the devices.
 
@@ -178,6 +179,7 @@ def test_an_interpreter_that_does_not_start(ready: Case) -> None:
     )
 
 
+@pytest.mark.proof
 def test_the_words_of_the_emergency_message_boot_without_an_interpreter(ready: Case) -> None:
     """Only a boot shows that the words on the console start the machine."""
     broken = ready.laid_over({"usr/bin/python3.13": "no interpreter\n"})
@@ -206,6 +208,7 @@ def test_a_plan_that_cannot_be_used(ready: Case, content: str, message: str) -> 
     ready.laid_over({"usr/lib/ephemeroot/plan.json": content}).assert_emergency(message)
 
 
+@pytest.mark.proof
 def test_wipe_no_keeps_the_root(ready: Case) -> None:
     """Only a boot shows a machine that boots the kept root, with persistent paths in place."""
     machine = ready.with_words("ephemeroot.wipe=no").up()
@@ -255,6 +258,7 @@ def test_a_machine_that_resumes_is_not_wiped(hibernating: Case) -> None:
         assert (top / "root/root/unsaved").read_text() == "unsaved\nmore\n"
 
 
+@pytest.mark.proof
 def test_an_initramfs_that_cannot_resume_keeps_the_root(
     hibernating: Case, ephemeral: Ephemeral, cache: Cache
 ) -> None:

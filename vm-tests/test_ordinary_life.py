@@ -186,6 +186,7 @@ def require_well(machine: Machine) -> None:
     assert [report[stage]["problems"] for stage in ("wipe", "persist")] == [[], []]
 
 
+@pytest.mark.proof
 def test_programs_find_their_files_unchanged_in_each_boot(
     bench: Bench, cache: Cache, used: System, package: Path, disk: DiskFactory, name: str
 ) -> None:

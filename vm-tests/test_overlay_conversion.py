@@ -12,6 +12,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import proof
 from vm import disk as disks
 from vm import project
@@ -78,6 +80,7 @@ def convert(machine: Installed, release: str) -> None:
                 print(f"$ {asked}\n{machine.run(asked)}")
 
 
+@pytest.mark.proof
 def test_from_a_stock_installation(
     bench: Bench, cache: Cache, package: Path, scratch: Path, name: str
 ) -> None:

@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import proof
 from vm.bench import Bench, Boot
 from vm.cache import Cache
@@ -53,6 +55,7 @@ def check_report(machine: Machine, retired: bool) -> None:
     machine.run("systemctl is-active ephemeroot-boot-complete.service")
 
 
+@pytest.mark.proof
 def test_boots_an_overlay_without_systemd(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:

@@ -300,6 +300,7 @@ def test_services_that_replace_generate_and_lock_their_files(
         assert (top / "persistent/etc/passwd").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.proof
 def test_a_machine_id_that_never_persists(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:

@@ -29,8 +29,6 @@ NONE = "usr/bin/python3.13"
     ("init", "python", "policies"),
     [
         pytest.param("systemd", "", ("reboot",), id="systemd"),
-        pytest.param("systemd", NONE, ("poweroff",), id="systemd-no-interpreter"),
-        pytest.param("shell", "", ("keep",), id="shell"),
         pytest.param("shell", NONE, ("emergency",), id="shell-no-interpreter"),
         pytest.param(
             "systemd",
@@ -42,15 +40,15 @@ NONE = "usr/bin/python3.13"
         pytest.param(
             "systemd",
             NONE,
-            ("keep", "emergency", "reboot"),
-            id="systemd-no-interpreter-rest",
+            ("keep", "emergency", "reboot", "poweroff"),
+            id="systemd-no-interpreter",
             marks=pytest.mark.proof,
         ),
         pytest.param(
             "shell",
             "",
-            ("emergency", "reboot", "poweroff"),
-            id="shell-rest",
+            ("keep", "emergency", "reboot", "poweroff"),
+            id="shell",
             marks=pytest.mark.proof,
         ),
         pytest.param(

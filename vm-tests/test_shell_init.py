@@ -58,6 +58,7 @@ def assert_nothing_wiped(boot: Boot) -> None:
         assert not list((top / "old_roots").glob("*"))
 
 
+@pytest.mark.proof
 def test_a_missing_store_is_an_emergency(bench: Bench, boot: Boot, name: str) -> None:
     """Only a boot shows the emergency of dracut's own init."""
     with boot.disks[0].mounted() as top:

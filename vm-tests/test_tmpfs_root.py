@@ -55,8 +55,10 @@ def check_report(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("options", "boots"),
-    [((), proof.rounds(2, 3)), ((*WITHOUT_SYSTEMD, *GENERIC), 2)],
-    ids=["systemd", "shell"],
+    [
+        pytest.param((), proof.rounds(2, 3), id="systemd"),
+        pytest.param((*WITHOUT_SYSTEMD, *GENERIC), 2, id="shell", marks=pytest.mark.proof),
+    ],
 )
 def test_boots_repeatedly_with_a_root_in_memory(
     bench: Bench,

@@ -104,6 +104,7 @@ def old(disk: Disk, place: str) -> dict[str, str]:
                 for path in (top / place).iterdir() if (path / "etc/trace").exists()}  # fmt: skip
 
 
+@pytest.mark.proof
 def test_keeps_the_root_if_the_old_roots_belong_to_another_system(
     bench: Bench, cache: Cache, image: System, package: Path, disk: DiskFactory, name: str
 ) -> None:

@@ -89,6 +89,7 @@ def laptop(storage: Storage, cache: Cache, scratch: Path) -> Boot:
     return Boot(storage.laptop.system, initrd, disks, root=root, arguments=words, timeout=PATIENCE)
 
 
+@pytest.mark.proof
 def test_the_layout_of_the_readme_on_lvm_inside_luks(
     bench: Bench, laptop: Boot, name: str, scratch: Path
 ) -> None:
@@ -234,7 +235,7 @@ def luks_of(machine: Machine, filesystem: str) -> str:
     return "-".join((plain[:8], plain[8:12], plain[12:16], plain[16:20], plain[20:]))
 
 
-@pytest.mark.parametrize("init", ["systemd", "no-systemd"])
+@pytest.mark.parametrize("init", ["systemd", pytest.param("no-systemd", marks=pytest.mark.proof)])
 def test_stores_on_luks_md_and_two_disks(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str, init: str
 ) -> None:
@@ -308,6 +309,7 @@ def server(
     )
 
 
+@pytest.mark.proof
 def test_reports_a_copy_of_a_disk(
     bench: Bench, storage: Storage, cache: Cache, scratch: Path, name: str
 ) -> None:

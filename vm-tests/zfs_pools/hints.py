@@ -161,6 +161,7 @@ def case_hints_of_a_rollback_keep_the_blank_snapshot() -> None:
     assert foreseen("rollback") == []
 
 
+@only_in_proof
 def case_hint_moves_a_promoted_blank_snapshot_back() -> None:
     """By promoting the clone; a snapshot of the used root must not take its name."""
     start()
@@ -219,6 +220,7 @@ def case_hints_of_a_rotation_make_it_possible() -> None:
     wipe("rotate", **deep)
 
 
+@only_in_proof
 def case_hints_of_a_leftover_clone_make_room_for_a_new_one() -> None:
     start()
     for command, left in ((0, True), (1, False)):
@@ -242,6 +244,7 @@ def case_hints_of_a_leftover_clone_make_room_for_a_new_one() -> None:
     wipe("rotate", now=NOW + 60)
 
 
+@only_in_proof
 def case_hints_of_an_old_root_let_it_be_deleted() -> None:
     start()
     destroy(f"{ROOT}@blank")
@@ -279,6 +282,7 @@ def case_hints_of_an_old_root_let_it_be_deleted() -> None:
     assert deletion(last) == ""
 
 
+@only_in_proof
 def case_hints_make_room_for_a_rollback() -> None:
     start()
     run("zfs", "set", "ephemeroot:state=boot-complete", ROOT)
@@ -303,6 +307,7 @@ def case_hints_make_room_for_a_rollback() -> None:
     assert content(ROOT) == {"release": "base"}
 
 
+@only_in_proof
 def case_hints_make_a_pool_usable() -> None:
     """Not imported, read-only, below another root, a key that is not loaded, another bootfs."""
     start()
@@ -330,6 +335,7 @@ def case_hints_make_a_pool_usable() -> None:
     os.close(datasets.mount(base))
 
 
+@only_in_proof
 def case_hint_shortens_the_name_of_a_root() -> None:
     start()
     long = f"{TOP}/".ljust(245, "x")
@@ -339,6 +345,7 @@ def case_hint_shortens_the_name_of_a_root() -> None:
     wipe("rotate")
 
 
+@only_in_proof
 def case_hints_make_a_store_that_can_be_mounted_and_written_to() -> None:
     start()
     store = f"{POOL}/a store"

@@ -35,6 +35,7 @@ from zfs_pools.pool import (
     live,
     mounted,
     names_of,
+    only_in_proof,
     run,
     snapshot,
     start,
@@ -128,6 +129,7 @@ def case_old_roots_are_pruned_by_age_and_kept_when_used() -> None:
         assert 0 < available < total
 
 
+@only_in_proof
 def case_sizes_of_old_roots_are_listed_by_one_process() -> None:
     start()
     for number in range(3):
@@ -177,6 +179,7 @@ def case_requested_old_root_is_cloned_and_booted() -> None:
     assert not exists(f"{OLD}/{first}")
 
 
+@only_in_proof
 def case_roots_and_diff_read_and_restore_from_old_roots() -> None:
     """`ephemeroot roots` and `diff`, with a root on ZFS at another mount point."""
     start()

@@ -116,6 +116,7 @@ def case_min_free_respects_quotas_checkpoints_and_reservations() -> None:
     assert any("deleting it freed nothing" in line for line in outcome.problems), outcome.problems
 
 
+@only_in_proof
 def case_read_only_pool_is_refused_and_can_be_read() -> None:
     start()
     fill(ROOT, MIB)
@@ -158,6 +159,7 @@ def _read_verbs(call: Any, old: str) -> None:
             datasets.unmount(place)
 
 
+@only_in_proof
 def case_suspended_pool_is_refused() -> None:
     """By a disk that accepts no writes: its file is on a full tmpfs."""
     run("zpool", "export", POOL)

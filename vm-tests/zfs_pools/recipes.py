@@ -162,6 +162,7 @@ def case_rotated_root_is_sent_as_a_difference_to_its_base() -> None:
         assert value(f"{copies}/{number}", "origin") == f"{copies}/base@blank"
 
 
+@only_in_proof
 def case_volume_with_its_own_key_is_loaded_and_rolled_back() -> None:
     """It is wiped and mounted in the initramfs, where only the root's key is loaded."""
     start()

@@ -29,6 +29,7 @@ from zfs_pools.pool import (
     follow,
     live,
     mounted,
+    only_in_proof,
     refused,
     run,
     snapshot,
@@ -158,6 +159,7 @@ def case_interrupted_clone_that_was_written_to_is_retired() -> None:
     assert content(ROOT) == {"release": "base"}
 
 
+@only_in_proof
 def case_clone_of_another_system_is_left_alone() -> None:
     """An earlier installation had a root of the same name, and a power cut."""
     start()
@@ -171,6 +173,7 @@ def case_clone_of_another_system_is_left_alone() -> None:
     assert value(ROOT, "ephemeroot:system") == "0b" * 16
 
 
+@only_in_proof
 def case_failure_after_placement_is_a_problem_and_the_new_root_boots() -> None:
     """It is a problem, not an error: the root is fresh, and is booted."""
     start()
@@ -189,6 +192,7 @@ def case_failure_after_placement_is_a_problem_and_the_new_root_boots() -> None:
     assert exists(f"{OLD}/{outcome.retired}")
 
 
+@only_in_proof
 def case_clone_made_by_another_program_is_kept() -> None:
     """The mark of a failed rotation is missing, and a clone with other properties is kept."""
     start()
@@ -204,6 +208,7 @@ def case_clone_made_by_another_program_is_kept() -> None:
     assert [name for name in outcome.kept if name.endswith(".unused")], outcome.kept
 
 
+@only_in_proof
 def case_missing_root_that_was_not_retired_is_refused() -> None:
     start()
     first = wipe("rotate").retired
@@ -267,6 +272,7 @@ def _settable() -> dict[str, list[str]]:
     return found
 
 
+@only_in_proof
 def case_each_property_of_the_root_follows_it() -> None:
     """Every property that zfs(8) can set, with each of its values; in CI with the first two."""
     table = _settable()
@@ -285,6 +291,7 @@ def case_each_property_of_the_root_follows_it() -> None:
         assert content(ROOT) == {"release": "base"}
 
 
+@only_in_proof
 def case_names_of_every_kind_are_wiped() -> None:
     """With every name that zfsconcepts(7) allows, up to the longest."""
     longest = 255 - len(f"{TOP}/.ephemeroot-new")
