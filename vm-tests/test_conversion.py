@@ -136,7 +136,7 @@ def test_the_output_of_the_commands_of_the_guide(converted: tuple[Disk, Path, st
     assert re.search(r"\$ ephemeroot check\n(?!error)", said)
     assert "0 errors" in said or "no problems" in said
     assert re.search(r"\d+ operations simulated, all copies removed", said)
-    assert "1 image of generation 1 read back" in said
+    assert "1 image rebuilt and verified; the next boot follows generation 1" in said
     with disk.mounted() as top:
         names = sorted(p.name for p in top.iterdir())
         assert names == ["@boot", "@persistent", "@rootfs", "@rootfs-base", "@rootfs-old_bases"]

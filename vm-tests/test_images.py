@@ -84,14 +84,14 @@ def test_apply_rebuilds_the_images_and_reads_them_back(
     assert f"rebuild /boot/initrd.img-{image.release}" in dry
     assert "make /persistent a store (write its marker)" in dry
     assert "+ before the root is mounted: rotate /" in first
-    assert "done: 1 image of generation 1 read back" in first
+    assert "done: 1 image rebuilt and verified; the next boot follows generation 1" in first
     assert "no changes since generation 1" in second
-    assert "generation 1 read back" in second
+    assert "the next boot follows generation 1" in second
     assert "+ under the new root: bind directory /srv" in third
     for kernel in (image.release, "6.99.0-other"):
         line = f"rebuild /boot/initrd.img-{kernel} for the kernel {kernel}, and read it back: plan"
         assert line in third
-    assert "done: 2 images of generation 2 read back" in third
+    assert "done: 2 images rebuilt and verified; the next boot follows generation 2" in third
     assert "\nrescue\n" in third, "built once and never pruned"
     assert "\n2\n" in third
     assert '"/var/log" , "/srv"' in third, "the store has the configuration as it is now"

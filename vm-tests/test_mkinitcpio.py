@@ -317,7 +317,7 @@ def test_apply_rebuilds_the_images_of_all_presets(
     assert "rebuild /boot/initramfs-linux.img (default) with mkinitcpio" in first
     assert "entry, interpreter, hooks, kernel modules" in first
     assert "a fallback image: it does not contain ephemeroot, so it never wipes" in first
-    assert "done: 2 images of generation 1 read back" in first
+    assert "done: 2 images rebuilt and verified; the next boot follows generation 1" in first
     assert "write HOOKS=(base udev autodetect modconf block ephemeroot filesystems)" in wrong
     assert "status 10" in wrong
     assert wrong.split()[-2:] == ["initramfs-linux-fallback.img", "initramfs-linux.img"]
