@@ -129,6 +129,8 @@ class Application:
 
     def _run(self, operation: Operation) -> bool:
         """Run the operation; return whether it succeeded."""
+        if not self.dry_run and operation.announce():
+            self._save()
         done = not self.execution.one(operation).failed
         if done:
             self._save()

@@ -16,6 +16,7 @@ from ephemeroot.errors import EphemerootError, Refused
 from ephemeroot.home import fuse, holders
 from ephemeroot.home.bindfs import Bindfs
 from ephemeroot.home.model import Entry
+from ephemeroot.home.record import BEING_MADE
 from ephemeroot.home.view import View, aside, is_dead, readlink
 from ephemeroot.linux import attributes, paths
 from ephemeroot.machine import labelling
@@ -52,6 +53,12 @@ class Operation(Step):
     def __init__(self, work: Work, path: str) -> None:
         self.work = work
         self.path = path
+
+    def announce(self) -> bool:
+        """Put into the record what the operation is about to make, if the home cannot show later
+        whose it is; return whether the record has changed.
+        """
+        return False
 
 
 class Unmount(Operation):
@@ -164,18 +171,27 @@ class MakeDirectory(Operation):
     def describe(self) -> str:
         return f"make the directory {self.path}"
 
+    def announce(self) -> bool:
+        if self.in_store or os.path.lexists(self.path):
+            return False
+        self.work.view.record.directories[self.path] = BEING_MADE
+        return True
+
     def execute(self) -> str:
+        record = self.work.view.record
         try:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
+            if record.directories.get(self.path) == BEING_MADE:
+                del record.directories[self.path]  # another program has made it
             if os.path.isdir(self.path):
                 return ""
             raise
+        if not self.in_store:
+            record.directories[self.path] = os.lstat(self.path).st_ino
         if self.like and os.path.isdir(self.like):
             self._take_mode()
         self.work.label(self.path)
-        if not self.in_store:
-            self.work.view.record.directories[self.path] = os.lstat(self.path).st_ino
         return ""
 
     def _take_mode(self) -> None:

@@ -112,6 +112,12 @@ def _is_inside(path: str, home: str) -> bool:
     return path.startswith(f"{home}/") and os.path.normpath(path) == path and "\0" not in path
 
 
+BEING_MADE = 0
+"""The recorded inode number of a directory that is not made yet: a run may be killed after it has
+made one. No file has this number.
+"""
+
+
 class Keeper:
     """The file of the record during one run.
 
@@ -149,9 +155,17 @@ class Keeper:
             return
         self._known.append(file)
         try:
-            self.record.add(parse(raw, file, self.user.home))
+            found = parse(raw, file, self.user.home)
         except Damaged as error:
             self.damage.append(error.message)
+            return
+        for path in [p for p, inode in found.directories.items() if inode == BEING_MADE]:
+            made = _inode(path)
+            if made is None:
+                del found.directories[path]
+            else:
+                found.directories[path] = made
+        self.record.add(found)
 
     def _covering(self, sources: dict[str, str]) -> tuple[str, str] | None:
         """The target that contains the record's file, and its source."""

@@ -11,6 +11,7 @@ import pytest
 import ordinary_user
 import proof
 from ephemeroot.home import view
+from ephemeroot.home.record import FORMAT, VERSION
 from ordinary_user import HOME, NOTHING, PLAIN, PROGRAM, STORE, OrdinaryUser, one
 
 pytestmark = ordinary_user.NEEDS
@@ -163,3 +164,25 @@ def test_removes_a_link_that_an_interrupted_run_has_renamed(
     user.home(*then)
     assert user.sh(f"test -L {place}", check=False).returncode != 0
     assert user.tree() == (before if then == ("apply",) else [])
+
+
+@pytest.mark.parametrize("state", ["made", "not made", "used"])
+def test_a_directory_is_recorded_before_it_is_made(user: OrdinaryUser, state: str) -> None:
+    """A run may be killed before or after mkdir(2)."""
+    user.declare(NOTHING)
+    record = {
+        "format": FORMAT, "version": VERSION, "mounts": [], "links": [],
+        "directories": [{"path": f"{HOME}/games", "inode": 0}],
+    }  # fmt: skip
+    user.write(RECORD, json.dumps(record))
+    if state != "not made":
+        user.sh("mkdir games")
+    if state == "used":
+        user.sh("touch games/score")
+    user.home("apply")
+    expected = {"made": "", "not made": "", "used": "games/score\n"}
+    assert (
+        user.sh("ls -d games games/* 2>/dev/null || :").stdout.removeprefix("games\n")
+        == (expected[state])
+    )
+    assert not user.outside(f"{HOME}/{RECORD}").exists()
