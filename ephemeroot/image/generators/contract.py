@@ -62,7 +62,8 @@ class Image(ABC):
 
     def copy_elsewhere(self) -> str:
         """After the image is in place, update the copies of it that boot loaders keep, by the means
-        of the distribution. Returns what was done, or an empty string. Raises ``EphemerootError``.
+        of the distribution. Returns a line for the report, or an empty string. Raises
+        ``EphemerootError``.
         """
         return ""
 
