@@ -21,6 +21,7 @@ from vm.verdict import MachineLost
 DiskFactory = Callable[..., Disk]
 
 
+@pytest.mark.proof
 def test_boots_answers_and_keeps_written_files(
     bench: Bench, image: System, plain_initrd: Path, disk: DiskFactory, name: str
 ) -> None:

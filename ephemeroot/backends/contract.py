@@ -102,9 +102,8 @@ class Bases:
 
     ``name`` is the base's, ``root`` the root's as in a boot loader's configuration. ``private`` is
     an empty directory in a mount namespace of this process's own. ``path`` is where the base is in
-    it, or
-    will be, and ``parent`` the open directory that it is in: on the same filesystem, root's, and
-    never made fresh.
+    it, or will be, and ``parent`` the open directory that it is in: on the same filesystem, root's,
+    and never made fresh. ``here`` is the real path of the machine's root directory.
     """
 
     name: str
@@ -112,6 +111,7 @@ class Bases:
     private: str
     path: Path
     parent: int
+    here: str = "/"
 
     def present(self) -> int:
         """The base, open; -1 if there is none. Raises ``Refused`` if it is something else."""
@@ -158,7 +158,7 @@ class Bases:
         raise NotImplementedError
 
     def running(self) -> int:
-        """The running root, open. Raises ``Refused`` if it is not the one that is made fresh."""
+        """The machine's root, open. Raises ``Refused`` if it is not the one that is made fresh."""
         raise NotImplementedError
 
     def origin(self) -> int:

@@ -30,6 +30,7 @@ def assemble(
     temporary: str = "",
     root: str = "",
     boot: Sequence[BootFilesystem] = (),
+    here: str = "/",
 ) -> Assembly:
     """Mount the open subvolume *base* below the directory *private*, and in it a copy of every
     mount of this machine but the extensions of its own directories (``extensions``).
@@ -37,6 +38,7 @@ def assemble(
     *temporary* is the subvolume's path from the top level and *root* the root's: boot loaders
     get the latter. Without *root* no command can run in the tree, it can only be looked at. The
     filesystems *boot*, parents first, stay mounted in the tree whatever this machine unmounts.
+    *here* is the root directory of the machine: of another one, all mounts below it are copied.
     Raises ``OSError``, and ``Refused`` if one of *boot* has no place in *base*.
     """
     path = os.path.realpath(private) + "/assembly"
@@ -46,8 +48,9 @@ def assemble(
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for point in _present(assembly, base, boot):
-                _copy_mount(assembly, fd, point)
+            points = _present(assembly, base, boot) if here == "/" else _present_below(here)
+            for point in points:
+                _copy_mount(assembly, fd, point, here=here)
             for one in boot:
                 _copy_mount(assembly, fd, one.point, alone=True)
                 _require_there(fd, one)
@@ -103,6 +106,17 @@ def _present(assembly: Assembly, base: int, boot: Sequence[BootFilesystem]) -> l
     return sorted(places, key=lambda point: (point.count("/"), point))
 
 
+def _present_below(here: str) -> list[str]:
+    """The mount points below the directory *here*, relative to it, that are in no other one."""
+    found = sorted(
+        {mount.point[len(here) :] for mount in mountinfo.mounts() if _is_below(mount.point, here)}
+        - {""}
+    )
+    return [
+        one for one in found if not any(_is_below(one, above) for above in found if above != one)
+    ]
+
+
 def _is_own_file(point: str) -> bool:
     """Whether a file is mounted there that the base has as its own: a package manager replaces a
     file by rename, which fails on a mount point (EBUSY). Persistent directories stay persistent:
@@ -137,12 +151,14 @@ def _require_there(root: int, one: BootFilesystem) -> None:
     )
 
 
-def _copy_mount(assembly: Assembly, root: int, point: str, *, alone: bool = False) -> None:
-    """Bind *point* of this machine with all mounts in it, or *alone*, without receiving unmounts
-    from elsewhere.
+def _copy_mount(
+    assembly: Assembly, root: int, point: str, *, alone: bool = False, here: str = "/"
+) -> None:
+    """Bind *point* of the machine at *here* with all mounts in it, or *alone*, without receiving
+    unmounts from elsewhere.
     """
     try:
-        source = os.open(point, os.O_PATH | os.O_CLOEXEC)
+        source = os.open(here.rstrip("/") + point, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # hidden by another mount, or gone
     try:

@@ -40,7 +40,7 @@ def _recover(opened: Bases, log: Log, *, cut_off: bool) -> None:
 
 
 def create(opened: Bases, log: Log, *, dry_run: bool, kept: Collection[str] = ()) -> Outcome:
-    """Make the first base, a copy of the running root. *kept* are paths that a new root does not
+    """Make the first base, a copy of the machine's root. *kept* are paths that a new root does not
     take from it. Raises ``Refused``.
     """
     if opened.identity() is not None:
@@ -57,7 +57,8 @@ def create(opened: Bases, log: Log, *, dry_run: bool, kept: Collection[str] = ()
     def prove(path: str) -> None:
         fd = os.open(path, DIRECTORY)
         try:
-            _prove_whole(opened, fd, os.uname().release)
+            # A machine that is being built does not run the kernel of this one.
+            _prove_whole(opened, fd, os.uname().release if opened.here == "/" else None)
             if not dry_run:
                 opened.keep(fd)
         finally:
@@ -77,7 +78,7 @@ def create(opened: Bases, log: Log, *, dry_run: bool, kept: Collection[str] = ()
 
 def _require_sound(opened: Bases, root: int, kept: Collection[str]) -> None:
     """Raise ``Refused`` for all that the running root has and a base must not have."""
-    active = swap.active(os.stat("/").st_dev)
+    active = swap.active(os.stat(opened.here).st_dev)
     if active:
         raise Refused(
             f"the swap file {active[0]} is in the root and in use: the root cannot be copied while "
@@ -200,7 +201,7 @@ def _prove_whole(opened: Bases, copy: int, release: str | None) -> None:
     """Raise ``Refused`` unless the open *copy*, with all that is mounted on this
     machine, could boot.
     """
-    tree = assembly.assemble(copy, opened.private)
+    tree = assembly.assemble(copy, opened.private, here=opened.here)
     try:
         _require_whole(tree, release)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +25,7 @@ def opened(
     root = Root.named(machine, wiping.device, wiping.subvolume)
     backend = backends.of(wiping.plugin.wiper(dict(wiping.settings)))
     with backend.bases(root, private, writable=writable) as place:
+        place.here = os.path.realpath(machine.root)
         yield place
 
 
@@ -34,5 +36,7 @@ def kept(machine: Machine, configuration: Configuration) -> frozenset[str]:
     found |= {store.path for store in stores}
     found |= {volume.mount_point for volume in configuration.volumes}
     found |= {line.mount_point for line in machine.fstab}
-    found |= {mount.point for mount in mountinfo.mounts()}
+    here = os.path.realpath(machine.root).rstrip("/")
+    points = [mount.point for mount in mountinfo.mounts()]
+    found |= {point[len(here) :] for point in points if point.startswith(f"{here}/")}
     return frozenset(found - {"/"})

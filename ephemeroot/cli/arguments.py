@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         if self.verb:
             module = import_module(f"{__package__}.{verbs.module(self.verb)}")
             self.verb = ""
-            _add_common(self)
+            add_common(self)
             module.configure(self)
             self.set_defaults(run=module.run)
 
@@ -145,7 +145,7 @@ def parser(load: Iterable[str] = ()) -> Parser:
     version = f"ephemeroot {__version__}"
     top.add_argument("-V", "--version", action="version", version=version)
     top.set_defaults(config=None, root="/", json=False)
-    _add_common(top)
+    add_common(top)
     actions = top.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
     for name in verbs.installed():
         line = verbs.VERBS[name]
@@ -157,7 +157,7 @@ def parser(load: Iterable[str] = ()) -> Parser:
     return top
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options that are valid before and after the verb. With SUPPRESS, the default after
     the verb does not reset an option before it.
     """

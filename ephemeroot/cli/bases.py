@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ class BasedMachine:
         and mount points.
         """
         return opening.kept(self.machine, self.configuration)
+
+
+def require_this_machine(root: str) -> None:
+    """Raise ``Refused`` for a machine below a directory: a command in its base would get the mounts
+    of this one, /boot among them.
+    """
+    if not os.path.samestat(os.stat(root), os.stat("/")):
+        raise Refused(
+            f"no command can run in the base of the machine at {root}: it would see the /boot of "
+            "this machine",
+            f"use chroot(8) on {root} before 'ephemeroot --root {root} base create', or boot it",
+        )
 
 
 def newest_old(place: Bases) -> OldRoot | None:

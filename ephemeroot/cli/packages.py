@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace, action: str) -> int:
             "the package manager needs a terminal for its questions",
             f"run 'ephemeroot {action} --yes' to answer yes to all of them",
         )
+    bases.require_this_machine(arguments.root)
     if access.may_write(arguments):
         boot_filesystems.trigger()
     lines: list[str] = []

@@ -35,6 +35,12 @@ class Machine(MachineTree):
         super().__init__(root, sound.replace("[root.btrfs]\n", named))
         self.write("etc/fstab", f"{disk.loop} / btrfs subvol=root 0 0\n")
 
+    def make_whole(self) -> None:
+        """Add what each root must have to boot."""
+        self.write("usr/lib/os-release", "ID=debian\n")
+        self.write("usr/lib/systemd/systemd", "#!/bin/sh\n")
+        (self.path / "usr/lib/systemd/systemd").chmod(0o755)
+
     def make_base(self) -> None:
         """A snapshot of the root, as ``base create`` makes it."""
         btrfsutil.create_snapshot(str(self.disk.top / "root"), str(self.disk.top / "root-base"))
@@ -147,3 +153,70 @@ def test_diff_without_a_base_prints_the_command_that_creates_it(
     assert "the base root-base does not exist" in captured.err
     assert HINT in captured.err
     assert captured.out == ""
+
+
+def test_create_makes_the_base_of_a_system_below_a_directory(machine: Machine) -> None:
+    """A system that is being built has a base before its first boot."""
+    machine.make_whole()
+    machine.write("etc/hostname", "built\n")
+    assert machine.run("apply", "--yes", "--no-images") == 1
+    assert machine.run("base", "create", "--dry-run") == 0
+    assert not (machine.disk.top / "root-base").exists()
+    assert machine.run("base", "create") == 0
+    base = machine.disk.top / "root-base"
+    assert btrfsutil.is_subvolume(str(base))
+    assert (base / "etc/hostname").read_text() == "built\n"
+    assert machine.run("apply", "--yes", "--no-images") == 0
+    assert machine.run("base", "create") == 2, "there is one already"
+
+
+def test_create_takes_the_mounts_below_the_directory_for_those_of_the_machine(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/usr is a volume: the proof of the base finds it below the directory, and not on this
+    machine, whose mounts are elsewhere.
+    """
+    machine.make_whole()
+    release = machine.path / "usr/lib/os-release"
+    usr = machine.disk.top / "usr"
+    btrfsutil.create_subvolume(str(usr))
+    subprocess.run(["cp", "-a", f"{machine.path}/usr/.", usr], check=True)
+    subprocess.run(["rm", "-r", f"{machine.path}/usr"], check=True)
+    (machine.path / "usr").mkdir()
+    assert machine.run("base", "create") == 1
+    assert "/usr/lib/os-release" in capsys.readouterr().err
+    subprocess.run(
+        ["mount", "-o", "subvol=usr", machine.disk.loop, machine.path / "usr"], check=True
+    )
+    assert release.exists()
+    assert machine.run("base", "create") == 0
+    assert list((machine.disk.top / "root-base/usr").iterdir()) == []
+
+
+def test_another_subvolume_at_the_directory_is_refused(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (machine.path / MAIN).read_text()
+    machine.write(MAIN, text.replace('subvolume = "root"', 'subvolume = "persistent"'))
+    assert machine.run("base", "create") == 1
+    assert f"{machine.path} is not the subvolume 'persistent'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("base", "run", "--yes", "--", "true"),
+        ("base", "commit", "--yes", "/etc/hostname"),
+        ("upgrade", "--yes"),
+        ("install", "--yes", "x"),
+        ("remove", "--yes", "x"),
+    ],
+    ids=lambda words: "-".join(words[:2]),
+)
+def test_no_command_runs_in_the_base_of_a_machine_below_a_directory(
+    machine: Machine, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.make_base()
+    option = ("--root", str(machine.path))
+    assert cli.main([*option, *words]) == 1
+    assert "no command can run in the base of the machine at" in capsys.readouterr().err

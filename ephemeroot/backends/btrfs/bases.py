@@ -164,7 +164,13 @@ class Opened(contract.Bases):
                 yield str(leftover.name), fd
 
     def running(self) -> int:
-        if self.uuid(self.root) != _running():
+        if self.uuid(self.root) != _mounted_at(self.here):
+            if self.here != "/":
+                raise Refused(
+                    f"{self.here} is not the subvolume {self.root!r} on {self.place.device}",
+                    f"mount that subvolume at {self.here} ('findmnt {self.here}' shows the present "
+                    "one)",
+                )
             raise Refused(
                 f"the running root is not the subvolume {self.root!r} on {self.place.device}",
                 "boot it, or name the mounted subvolume ('findmnt /' shows it)",
@@ -172,7 +178,7 @@ class Opened(contract.Bases):
         return self.subvolume(self.root)
 
     def origin(self) -> int:
-        with Present(self.top, "/") as present:
+        with Present(self.top, self.here) as present:
             origin = present.origin()
             try:
                 if origin >= 0:
@@ -184,7 +190,7 @@ class Opened(contract.Bases):
 
     def changed_since_origin(self) -> Callable[[str, int], bool] | None:
         self.commit()  # recent writes are not in the tree yet
-        with Present(self.top, "/") as present:
+        with Present(self.top, self.here) as present:
             found = present.changed_since()
         return None if found is None else lambda path, inode: inode in found
 
@@ -243,11 +249,11 @@ class Opened(contract.Bases):
         self.top.commit()
 
 
-def _running() -> str | None:
-    """The UUID of the subvolume that is mounted at /; ``None`` if another filesystem is mounted
-    there.
+def _mounted_at(path: str) -> str | None:
+    """The UUID of the subvolume that is mounted at *path*; ``None`` if another filesystem is
+    mounted there.
     """
-    fd = os.open("/", _DIRECTORY)
+    fd = os.open(path, _DIRECTORY)
     try:
         if not subvolumes.is_subvolume(fd):
             return None

@@ -12,6 +12,7 @@ from ephemeroot.backends.contract import Bases
 from ephemeroot.base import boot_filesystems, change
 from ephemeroot.base.work import Order
 from ephemeroot.cli import access, bases, output
+from ephemeroot.cli.arguments import add_common
 from ephemeroot.cli.base import commit, diff, listing
 from ephemeroot.cli.bases import BasedMachine
 from ephemeroot.errors import Misconfigured
@@ -57,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
-    output.add_option(parser)
+    add_common(parser)
     return parser
 
 
@@ -73,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "diff":
         return diff.run(arguments)
     verb = f"ephemeroot base {arguments.action}"
+    if arguments.action in ("run", "commit"):
+        bases.require_this_machine(arguments.root)
     if arguments.action == "run" and access.may_write(arguments):
         boot_filesystems.trigger()
     lines: list[str] = []

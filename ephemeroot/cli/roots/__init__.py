@@ -12,6 +12,7 @@ from typing import Any
 
 from ephemeroot import terminal
 from ephemeroot.cli import access, diff, output, steps
+from ephemeroot.cli.arguments import add_common
 from ephemeroot.cli.roots import listing, look, restore
 from ephemeroot.errors import Misconfigured
 from ephemeroot.hooks.guards import clock
@@ -86,7 +87,7 @@ def _action(actions: Any, name: str, help: str) -> argparse.ArgumentParser:
         help="the old roots of this volume (default: all for list and prune, those of the paths "
         "for restore, those of the root for the others)",
     )
-    output.add_option(parser)
+    add_common(parser)
     return parser
 
 
