@@ -147,7 +147,7 @@ def main(
         plan = plans.load(options.plan, packed)
     except Damaged as error:
         report.problem(error.message, error.hint, CRITICAL)
-        report.finish("failed: there is no plan to follow")
+        report.finish("failed: the plan cannot be used")
         return NO_PLAN
     return _run(options, line, report, plan)
 
@@ -226,7 +226,9 @@ def _fail(stage: Stage, name: str, error: EphemerootError | OSError) -> int:
         except (EphemerootError, OSError) as failure:
             # The installed root below is not for boots that write to it.
             text = failure.message if isinstance(failure, EphemerootError) else _os_message(failure)
-            stage.report.problem(f"cannot mount a layer in memory: {text}", "", CRITICAL)
+            stage.report.problem(
+                f"cannot mount the overlay's layer in memory: {text}", "", CRITICAL
+            )
             kind, policy = "wipe", "emergency"
     if _EXIT[policy] == DONE_WITH_PROBLEMS:
         if name == "wipe":

@@ -28,13 +28,16 @@ def cannot_take(store: str, path: str, error: OSError) -> Refused:
     if error.errno == errno.EROFS:
         return Refused(
             f"the store {store} is read-only: cannot store {path}",
-            "look for errors of its disk in the kernel log",
+            "look for errors of its disk in the kernel log ('dmesg')",
         )
     if error.errno in _FULL:
-        return Refused(f"the store {store} has no space for {path}", "free space on its volume")
+        return Refused(
+            f"the store {store} has no space for {path}",
+            "free space on its volume: 'ephemeroot status' shows what fills it",
+        )
     return Refused(
         f"{path} cannot be copied to the store {store}: {error.strerror}",
-        "look for errors of the disks in the kernel log",
+        "look for errors of the disks in the kernel log ('dmesg')",
     )
 
 
@@ -84,8 +87,8 @@ class Omission:
         volume = "" if self.target == "/" else f" --volume {_quoted(self.target)}"
         names = [f"{self.path}/{name}".rstrip("/") for name, _ in self.files[:1]] or [self.path]
         return (
-            f"old root {self.root} is kept for it: run 'ephemeroot roots restore "
-            f"{_quoted(names[0])} --from {self.root}', and when you need nothing more from it, "
+            f"the old root {self.root} is kept for it: run 'ephemeroot roots restore "
+            f"{_quoted(names[0])} --from {self.root}', and when you have all you need, "
             f"'ephemeroot roots unkeep{volume} {self.root}'"
         )
 

@@ -48,7 +48,7 @@ def run(stage: Stage) -> str:
     wipe.require_ours(stage)
     if not stage.cmdline.allows("ephemeroot.persist"):
         _forget_request(stage)
-        return "nothing bound: ephemeroot.persist=no"
+        return "no path is persistent: ephemeroot.persist=no"
     _find_stores(stage)
     wipe.require_fresh(stage)
     _follow_newest(stage)
@@ -173,7 +173,7 @@ def _follow_newest(stage: Stage) -> None:
     if newer is None:
         return
     stage.report.problem(
-        f"this image has the plan of generation {stage.plan.generation}; the declared paths follow "
+        f"this image is of generation {stage.plan.generation}; declared paths follow "
         f"generation {newer.generation} in the store",
         "run 'ephemeroot apply' to rebuild all images",
         WARNING,
@@ -307,6 +307,6 @@ def _stop_if_needed(stage: Stage, failed: list[Operation]) -> None:
     for operation in failed:
         if getattr(operation, "required", False):
             path = getattr(operation, "path", machine_id_file.PATH)
-            raise PathFailed(f"{path} is required and could not be persisted")
+            raise PathFailed(f"{path} is required, but could not be made persistent")
     if failed and stage.plan.on_failure["path"] != "continue":
-        raise PathFailed(f"{len(failed)} declared paths could not be persisted")
+        raise PathFailed(f"{len(failed)} declared paths could not be made persistent")

@@ -41,7 +41,10 @@ def run(stage: Stage) -> str:
         return f"root kept: {kept}"
     unknown = stage.cmdline.unknown()
     if unknown:
-        raise Refused(f"unknown word on the kernel command line: {unknown[0]}")
+        raise Refused(
+            f"unknown word on the kernel command line: {unknown[0]}",
+            "correct or remove it ('e' in the boot menu edits an entry)",
+        )
     resume.require_none_pending(stage.cmdline)
     if root is not None and root.target not in record:
         ownership.require_same(stage, root)

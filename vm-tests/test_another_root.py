@@ -55,8 +55,8 @@ def test_a_snapshot_in_the_boot_menu_boots_unchanged(
     assert machine.read("/etc/work") == b"of today\n"
     assert machine.run("findmnt /var/log", check=False).rc != 0, "nothing is bound"
     assert machine.run("findmnt /persistent", check=False).rc != 0, "no store is mounted"
-    assert "it boots unchanged" in machine.journal()
-    assert "it boots unchanged" in machine.console.read_text(errors="replace")
+    assert "the root boots unchanged" in machine.journal()
+    assert "the root boots unchanged" in machine.console.read_text(errors="replace")
     status = json.loads(machine.run("ephemeroot status --json").out)
     assert (status["root"], status["complaints"]) == ("foreign", [])
     applied = machine.run("ephemeroot apply --yes --no-images", check=False)

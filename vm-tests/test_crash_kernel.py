@@ -72,7 +72,7 @@ def test_the_old_root_of_a_crash_has_the_dump(
     machine.run("echo of the crash > /etc/work; echo of the store > /var/log/kept; sync")
     assert machine.read("/sys/kernel/kexec_crash_loaded") == b"1\n"
     ended = machine.leave("echo c > /proc/sysrq-trigger", timeout=420)
-    assert "this is a crash kernel: nothing is wiped and nothing is bound" in ended.console
+    assert "this is a crash kernel: it wipes nothing and mounts no declared path" in ended.console
     with device.mounted() as top:
         assert (top / "root/etc/work").read_text() == "of the crash\n"
         (written,) = (top / "root/var/crash").glob("*/vmcore*")

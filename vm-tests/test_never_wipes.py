@@ -274,7 +274,7 @@ def test_an_initramfs_that_cannot_resume_keeps_the_root(
     blind = replace(hibernating.boot, initrd=ephemeral.initrd(cache))
     second = replace(hibernating, boot=blind).up()
     assert second.hello["boot_id"] != first.hello["boot_id"]
-    assert "holds a hibernation image: this machine resumes" in second.journal()
+    assert "holds a hibernation image, which needs the present root" in second.journal()
     assert second.read("/root/unsaved") == b"unsaved\n"
     second.poweroff()
 

@@ -52,7 +52,7 @@ class Deletion(Step):
         if entry.name is not None and entry.name.keep:
             raise EphemerootError(
                 f"old {self.history.NOUN} {entry.label} is marked .keep",
-                f"'ephemeroot roots unkeep {entry.label}' first, if it is no longer needed",
+                f"if it is no longer needed, run 'ephemeroot roots unkeep {entry.label}' first",
             )
         if entry.kind != RETIRED and not (self.recipe and entry.kind == RECIPE):
             raise EphemerootError(

@@ -307,8 +307,7 @@ def require_owner(where: str, owner: str, system: str) -> None:
     if owner not in ("", system):
         raise Refused(
             f"{where} is the history of another system ({owner})",
-            "name another place; if this system was reinstalled, run 'ephemeroot roots claim' to "
-            "adopt the history",
+            "name another place; if this system was reinstalled, run 'ephemeroot roots claim'",
         )
 
 

@@ -160,7 +160,7 @@ def _swap(survey: Survey, store: str, volume: FstabLine | None) -> Iterator[Step
             moved += [f"chattr +C {new}"] if volume.type == "btrfs" else []
             moved += [f"chmod 600 {new}", f"fallocate -l {size} {new}", f"mkswap {new}"]
         yield Step(
-            f"Swap off the root ({path} is on it), which an overlay does not support:",
+            f"Move swap off the root ({path} is on it), which an overlay does not support:",
             (
                 f"! grep -q '^{path} ' /proc/swaps || swapoff {old}",
                 *moved,

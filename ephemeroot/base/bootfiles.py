@@ -87,7 +87,7 @@ def restore(saved: Path, target: Path) -> list[str]:
             if error.errno != errno.ENOSPC or not surplus:
                 raise EphemerootError(
                     f"cannot restore {target / name}: {error.strerror}",
-                    f"it was saved as {saved / name}",
+                    f"run 'cp -a {saved / name} {target / name}'",
                 ) from error
             _remove(target, surplus)
             surplus = []

@@ -212,7 +212,7 @@ class Commit:
             if status is None or self.skip(path) or self._is_kept_out(path):
                 continue
             if stat.S_ISSOCK(status.st_mode):
-                self.left.append((path, "a socket is of no use without its process"))
+                self.left.append((path, "a socket is useless without its process"))
                 continue
             there = _at(self.base, path)
             directories = stat.S_ISDIR(status.st_mode) and there and stat.S_ISDIR(there.st_mode)

@@ -39,16 +39,16 @@ _MARKERS = (
         "remove it; 'quotacheck.mode=force' on the kernel command line does it once",
     ),
     (
-        "/.unconfigured", "the first configuration is asked for",
-        "finish the first configuration, and remove it",
+        "/.unconfigured", "the first-boot setup starts",
+        "finish that setup, and remove the file",
     ),
     (
-        "/etc/reconfigSys", "the first configuration is asked for",
-        "finish the first configuration, and remove it",
+        "/etc/reconfigSys", "the first-boot setup starts",
+        "finish that setup, and remove the file",
     ),
     (
-        "/var/lib/YaST2/reconfig_system", "the first configuration is asked for",
-        "finish the first configuration, and remove it",
+        "/var/lib/YaST2/reconfig_system", "the first-boot setup starts",
+        "finish that setup, and remove the file",
     ),
 )  # fmt: skip
 _MACHINE_ID = "/etc/machine-id"

@@ -102,7 +102,7 @@ require_checked() {
     for unit in $checks; do
         systemctl --quiet is-failed "$unit" || continue
         say "$stage failed: $unit found errors that it could not correct"
-        follow store "repair the filesystem; to boot without persistence, append ephemeroot=no to the kernel command line"
+        follow store "run fsck(8) on that filesystem; to boot without persistence, append ephemeroot=no to the kernel command line"
     done
 }
 
@@ -122,7 +122,7 @@ read_command_line
 [ "$everything" = off ] && exit 0
 # A crash kernel has the crashed system's root and little memory: the interpreter is not started.
 if [ -n "$crash" ]; then
-    say "this is a crash kernel: nothing is wiped and nothing is bound"
+    say "this is a crash kernel: it wipes nothing and mounts no declared path"
     exit 0
 fi
 require_checked

@@ -91,8 +91,8 @@ class Plan:
         elif self._is_same(source, target, old, now):
             self.same += 1
         elif stat.S_ISDIR(old.st_mode) or stat.S_ISDIR(now.st_mode):
-            what = "a directory" if stat.S_ISDIR(now.st_mode) else "no directory"
-            self.kept.append((target.shown, f"there is {what} now: move it away first"))
+            what = "a directory" if stat.S_ISDIR(now.st_mode) else "not a directory"
+            self.kept.append((target.shown, f"it is {what} now: move it away first"))
         elif overwrite:
             flag = protection(target)
             if flag:

@@ -67,7 +67,9 @@ def against(history: History | None, which: str) -> int | None:
     if history is None:
         if which in (BASE, FRESH):
             return None
-        raise Misconfigured("no old roots are kept", "compare with base or fresh")
+        raise Misconfigured(
+            "no old roots are kept", "compare with --against base or --against fresh"
+        )
     if which == BASE:
         return history.mount_base()
     if which == FRESH:

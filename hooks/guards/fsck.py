@@ -39,6 +39,6 @@ def require_sound(kind: str, device: str, folder: str = "/usr/sbin") -> str:
     if code < 0 or code & _UNSOUND:
         raise StoreMissing(
             f"fsck.{kind} found errors on {device} that it could not correct (exit status {code})",
-            "repair the filesystem",
+            f"run 'fsck.{kind} {device}' in the emergency shell or from another system",
         )
     return "checked"

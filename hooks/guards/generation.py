@@ -26,9 +26,9 @@ def require_newest(stage: Stage) -> None:
     for path, newest in recorded(stage):
         if newest > stage.plan.generation:
             raise Refused(
-                f"this image is of generation {stage.plan.generation}, the store {path} has "
+                f"this image is of generation {stage.plan.generation}, but the store {path} has "
                 f"generation {newest}: an older image does not wipe",
-                "boot the newest image, or run 'ephemeroot apply' to rebuild them all",
+                "boot the newest image, or run 'ephemeroot apply' to rebuild all images",
             )
 
 

@@ -70,8 +70,8 @@ _ANOTHER = (
     "root, append ephemeroot.root=NAME"
 )
 _UNNAMED = (
-    "run 'ephemeroot apply' in the ephemeral root; to make this root ephemeral instead, name it in "
-    "the wiper's table (subvolume) and apply"
+    "run 'ephemeroot apply' in the ephemeral root; to make this root ephemeral instead, set "
+    "subvolume in the wiper's table and run 'ephemeroot apply' here"
 )
 _APPLY = "if this filesystem was restored or created again, run 'ephemeroot apply' in it"
 
@@ -84,7 +84,9 @@ def require_no_crash_kernel(line: CommandLine, vmcore: str = _VMCORE) -> None:
     crashed, and evidence.
     """
     if line.has("elfcorehdr") or os.path.exists(vmcore):
-        raise ForeignRoot(CRASH, "this is a crash kernel: nothing is wiped and nothing is bound")
+        raise ForeignRoot(
+            CRASH, "this is a crash kernel: it wipes nothing and mounts no declared path"
+        )
 
 
 def require_named(stage: Stage, wipe: Wipe) -> None:
@@ -93,7 +95,7 @@ def require_named(stage: Stage, wipe: Wipe) -> None:
     if word:
         raise ForeignRoot(
             LAYER,
-            f"the kernel command line says {word}: another program chooses the root",
+            f"{word} is on the kernel command line: another program chooses the root",
             f"remove {word} from the kernel command line",
         )
     try:
@@ -175,8 +177,8 @@ def require_prepared(root: int, prepared: str) -> None:
     if identity(root) != prepared:
         raise ForeignRoot(
             SOFT_REBOOT,
-            "this root is not the root that this boot prepared: a soft reboot replaced it",
-            "reboot the machine to return to it",
+            "a soft reboot has replaced the root that the initramfs prepared",
+            "run 'systemctl reboot' to return to it",
         )
 
 
@@ -188,7 +190,7 @@ def remember(stage: Stage, error: ForeignRoot) -> str:
     stage.report.set(RECORD, {"kind": error.kind, "reason": error.message, "hint": error.hint})
     if stage.recall(RECORD) is None:  # said once: dracut sources a hook up to 20 times
         hint = f" ({error.hint})" if error.hint else ""
-        stage.report.log(f"{error.message}: it boots unchanged{hint}", WARNING, console=True)
+        stage.report.log(f"{error.message}: the root boots unchanged{hint}", WARNING, console=True)
     record: dict[str, object] = {
         "boot-id": stage.boot_id, "kind": error.kind, "reason": error.message, "hint": error.hint,
     }  # fmt: skip

@@ -24,6 +24,8 @@ OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 INIT = ("/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init",
         "/bin/init")  # fmt: skip
 
+_WHOLE = "the base must be a whole system; without a base, /usr must be a volume"
+
 
 def require_bootable(stage: Stage, fresh: str) -> None:
     """Raise ``Refused`` unless the tree mounted at *fresh* could boot this kernel.
@@ -117,7 +119,7 @@ def _require_os_release(root: int) -> None:
             return
     raise Refused(
         f"the fresh root has no {OS_RELEASE[1]}: systemd would not switch to it",
-        "check that the base is a whole system, and that /usr is a volume if the root is empty",
+        _WHOLE,
     )
 
 
@@ -136,7 +138,7 @@ def _require_init(root: int, asked: str | None) -> None:
     wanted = asked or INIT[0]
     raise Refused(
         f"the fresh root has no executable {wanted}",
-        "check that the base is a whole system, and that /usr is a volume if the root is empty",
+        _WHOLE,
     )
 
 

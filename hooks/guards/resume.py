@@ -26,7 +26,7 @@ _SIGNATURES = (
 # systemd, src/shared/hibernate-util.c: written before hibernating, since version 254
 _LOCATION = "/sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6d876050dc67"
 
-HINT = "if that image is not wanted, append noresume to the kernel command line"
+HINT = "to wipe, and lose any hibernated system, append noresume to the kernel command line"
 
 
 def require_none_pending(cmdline: CommandLine, etc: str = "/etc") -> None:
@@ -43,7 +43,9 @@ def require_none_pending(cmdline: CommandLine, etc: str = "/etc") -> None:
         _require_no_image(spec, offset)
     for name in devices.block_devices():
         if _has_signature_if_readable(name):
-            raise Refused(f"/dev/{name} holds a hibernation image: this machine resumes", HINT)
+            raise Refused(
+                f"/dev/{name} holds a hibernation image, which needs the present root", HINT
+            )
 
 
 def _with_baked_in(cmdline: CommandLine, etc: str) -> CommandLine:
@@ -80,7 +82,7 @@ def _firmware_location() -> list[tuple[str, int]]:
         return []
     except OSError as error:
         raise Refused(
-            f"cannot read the hibernation location of this machine ({_LOCATION}: {error.strerror})",
+            f"cannot read where this machine has hibernated ({_LOCATION}: {error.strerror})",
             HINT,
         ) from error
     try:
@@ -102,7 +104,7 @@ def _require_no_image(spec: str, offset: int) -> None:
             f"cannot tell whether {spec} holds a hibernation image: {error.strerror}", HINT
         ) from error
     if found:
-        raise Refused(f"{spec} holds a hibernation image: this machine resumes", HINT)
+        raise Refused(f"{spec} holds a hibernation image, which needs the present root", HINT)
 
 
 def _has_signature(path: str, offset: int = 0) -> bool:

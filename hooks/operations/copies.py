@@ -175,7 +175,7 @@ class Copy(Seeded):
         if back.problems and deadline is not None and time.monotonic() >= deadline:
             if stage.plan.owner(self.path) == order.ROOT:
                 raise Refused(
-                    f"the newer {self.path} is not stored: the time limit is reached",
+                    f"the newer {self.path} is not in the store: the time limit is reached",
                     "run 'ephemeroot copyback' before the next boot",
                 )
         for problem in back.problems:
@@ -220,8 +220,8 @@ class Copy(Seeded):
             aside = accounts.set_aside(store, self.source)
             stage.report.problem(
                 f"{self.store}/{self.source} is not used: {found}; renamed to {aside}",
-                "boot with ephemeroot.persist=no, and give the renamed file its name again after "
-                f"repairing it, if {self.path} has the wrong content",
+                f"if {self.path} has the wrong content now: boot with ephemeroot.persist=no, "
+                f"repair {aside}, and rename it back",
             )
         return not found
 
@@ -239,8 +239,11 @@ class Copy(Seeded):
             what = "user " if self.path == accounts.PASSWD else "group "
             for conflict in merger.conflicts:
                 if conflict.startswith(what):
-                    stage.report.problem(f"{self.path}: not added from the base: {conflict}",
-                                         "give one of the two another id", WARNING)  # fmt: skip
+                    stage.report.problem(
+                        f"{self.path}: not added from the base: {conflict}",
+                        "give one of the two another id (usermod -u, groupmod -g)",
+                        WARNING,
+                    )
         if content == mine[self.path]:
             return ""
         self._replace(stage, store, content)

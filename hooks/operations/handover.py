@@ -81,7 +81,7 @@ class HandOver:
         except OSError as error:
             raise Refused(
                 f"the store {error.filename} cannot be written to its disk: {error.strerror}",
-                "look for errors of its disk in the kernel log",
+                "look for errors of its disk in the kernel log ('dmesg')",
             ) from error
 
     def describe(self) -> list[str]:
@@ -148,7 +148,7 @@ class HandOver:
         reason = error.strerror or str(error)
         allowance = self.stage.allowance
         if allowance.omissions is None or not allowance.partial:
-            raise Refused(f"cannot copy {path} to {store}: {reason}", adopt_line(path))
+            raise Refused(f"cannot copy {path} to the store {store}: {reason}", adopt_line(path))
         source = getattr(operation, "source", "")
         allowance.omissions.append(Omission(path, store, source, reason))
 

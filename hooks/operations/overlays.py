@@ -169,14 +169,14 @@ class Overlay(Persisted):
     def _open_work(self, store: int, parent: int) -> int:
         """overlayfs's own directory, which root owns, because overlayfs deletes files in it."""
         name = work_name(self.source)
+        place = f"{self.source.rpartition('/')[0]}/{name}".lstrip("/")
         if not tree.exists(parent, name):
-            above = self.source.rpartition("/")[0]
-            seed.make_directory(store, f"{above}/{name}".lstrip("/"), 0, 0, 0o700)
+            seed.make_directory(store, place, 0, 0, 0o700)
         work = paths.open_beneath(parent, name, tree.DIRECTORY)
         if os.fstat(work).st_uid != 0:
             os.close(work)
             raise EphemerootError(
                 f"{name}, the work directory of the overlay {self.path}, is not owned by root",
-                f"run 'rm -r' for it in the store {self.store}",
+                f"run 'rm -r {self.store}/{place}'",
             )
         return work

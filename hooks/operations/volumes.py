@@ -80,7 +80,7 @@ class MountVolume(Operation):
             raise StoreMissing(
                 f"cannot mount {self.device} ({self.type}) for {self.mount_point}: "
                 f"{lacks or error.strerror}",
-                _DEGRADED if lacks else "",
+                _DEGRADED if lacks else "look for the reason in the kernel log ('dmesg')",
             ) from error
         mounts.attach_at(mount, point)
         if self.directory:
@@ -135,9 +135,9 @@ class MountVolume(Operation):
         except OSError as error:
             mounts.detach(point)
             raise StoreMissing(
-                f"the directory {self.directory} of {self.device}, for {self.mount_point}, "
-                f"cannot be mounted: {error.strerror}",
-                "boot with ephemeroot.wipe=no, and create it",
+                f"cannot mount the directory {self.directory} of {self.device} for "
+                f"{self.mount_point}: {error.strerror}",
+                "boot with ephemeroot=no, and create that directory",
             ) from error
         finally:
             os.close(top)
@@ -154,8 +154,8 @@ class MountVolume(Operation):
             raise StoreMissing(
                 f"cannot mount {self.device} (zfs) for {self.mount_point}: {error.message}",
                 error.hint
-                or "check that its pool is imported and its key loaded; a dataset whose mountpoint "
-                "is not legacy needs the option zfsutil",
+                or f"see 'zfs get keystatus,mountpoint {self.device}': the pool must be imported "
+                "and the key loaded; a mountpoint other than legacy needs the option zfsutil",
             ) from None
 
     def require_single(self) -> None:
@@ -223,7 +223,8 @@ class Store(Operation):
             fd = paths.open_beneath(volume, self.below, tree.DIRECTORY)
         except OSError as error:
             raise StoreMissing(
-                f"the store {self.path} is not on its volume: {error.strerror}"
+                f"the store {self.path} is not on its volume: {error.strerror}",
+                "boot with ephemeroot=no and run 'ephemeroot check'",
             ) from error
         finally:
             os.close(volume)

@@ -180,7 +180,7 @@ class Wipe(Operation):
             stage.report.problem(
                 "cannot disable systemd-remount-fs.service, which would remount the new root: "
                 f"{error.strerror}",
-                "mask it on the installed system",
+                "run 'systemctl mask systemd-remount-fs.service' in the installed system",
             )
 
     def _record(self, stage: Stage, facts: dict[str, object]) -> None:
@@ -220,7 +220,7 @@ class Wipe(Operation):
         if self.target == "/" and reason:
             raise Refused(
                 f"the kernel command line boots root={stage.cmdline.get('root')}: {reason}",
-                "make root= and the configuration agree",
+                "correct root= in the boot loader's configuration, or the wiper's table",
             )
         return "", None
 
@@ -237,7 +237,7 @@ class Wipe(Operation):
         if spec is None:
             raise Refused(
                 "neither the configuration nor root= on the kernel command line names a device",
-                "set device in the wiper's table",
+                "append root=DEVICE to the kernel command line, or set device in the wiper's table",
             )
         # The device on the kernel command line may exist anyway.
         path = ownership.device(stage, spec, bootable=spec != asked and _is_there(asked))

@@ -79,7 +79,7 @@ class Seeding:
             reason = error.strerror or str(error)
             if not self._may_be_left_out(parent, name):
                 raise NotSeeded(
-                    f"cannot copy {self.path} to {self.store_path}: {reason}",
+                    f"cannot copy {self.path} to the store {self.store_path}: {reason}",
                     adopt_line(self.path),
                 ) from error
         except bounds.OutOfBounds as error:
@@ -114,7 +114,7 @@ class Seeding:
             "file_bytes": f"it is larger than the seed limit of {limit} MiB",
         }.get(error.bound, error.reason)
         return Refused(
-            f"{self.path} is declared, the store {self.store_path} lacks it, and {reason}",
+            f"cannot seed {self.path} into the store {self.store_path}: {reason}",
             adopt_line(self.path),
         )
 

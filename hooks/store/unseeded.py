@@ -53,7 +53,7 @@ def read(store: int, path: str) -> list[Omission]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(
             f"the record {RECORD} in the store {path} is damaged: {error}",
-            f"read it, then remove {path}/{RECORD}",
+            f"read it, then run 'rm {path}/{RECORD}'",
         ) from None
 
 

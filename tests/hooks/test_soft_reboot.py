@@ -154,7 +154,7 @@ def test_another_root_is_left_alone(
             (next_root / "etc").mkdir(exist_ok=True)
             (next_root / "etc/app").write_text("of the next root")
             (next_root / "run").mkdir(exist_ok=True)
-        with pytest.raises(ForeignRoot, match="not the root that this boot prepared"):
+        with pytest.raises(ForeignRoot, match="replaced the root that the initramfs prepared"):
             _copy_back(machine, next_root)
         assert (machine.store / "etc/app").read_text() == "seeded"
         _with_run_of(machine.run, next_root)

@@ -357,7 +357,7 @@ def test_a_full_store_keeps_the_root(machine: Machine) -> None:
         (machine.top / "root/srv/data").write_bytes(content)
         fill(top)
         machine.assert_kept(
-            machine.stage("wipe"), "has no space for /etc (free space on its volume)"
+            machine.stage("wipe"), "has no space for /etc (free space on its volume: "
         )
         assert (machine.top / "root/srv/data").read_bytes() == content
         assert not (top / "persistent/srv").exists()

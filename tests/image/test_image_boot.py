@@ -231,7 +231,7 @@ def test_does_nothing_in_a_crash_kernel(machine: Machine, stage: str) -> None:
     machine.interpreter("exit 127")
     result = machine.boot(stage)
     assert (result.status, result.called) == (0, [])
-    assert "this is a crash kernel: nothing is wiped and nothing is bound" in result.console
+    assert "this is a crash kernel: it wipes nothing and mounts no declared path" in result.console
     assert "this is a crash kernel" in result.log
 
 

@@ -193,7 +193,7 @@ def test_moves_a_swap_file_into_its_own_subvolume(
     fstab = installation.root / "etc/fstab"
     fstab.write_text(fstab.read_text() + "/swapfile none swap sw,pri=5 0 0\n")
     text = installation.init(capsys)
-    assert "Swap off the root (/swapfile is on it)" in text
+    assert "Move swap off the root (/swapfile is on it)" in text
     commands = installation.steps(capsys)
     swapon = [command for command in commands if command.startswith("swapon")]
     assert swapon == ["swapon /swap/swapfile"]
@@ -207,7 +207,7 @@ def test_moves_a_swap_file_into_its_own_subvolume(
     assert moved.stat().st_size == 4096 + (1 << 20)
     subprocess.run(["swapon", moved], check=True)
     subprocess.run(["swapoff", moved], check=True)
-    assert "Swap off the root" not in installation.init(capsys)
+    assert "Move swap off the root" not in installation.init(capsys)
 
 
 def test_init_can_be_run_again_when_no_step_remains(

@@ -57,24 +57,24 @@ HINTS: dict[str, str] = {
         "hints.hints_of_a_rollback_keep_the_blank_snapshot",
     "'zfs destroy {}' destroys them all; exclude {} from the programs that take them":
         "rollback.first_rollback_refuses_to_destroy_snapshots",
-    "'zfs destroy {}' first":
+    "run 'zfs destroy {}' first":
         "hints.hints_of_an_old_root_let_it_be_deleted",
-    "'zfs destroy {}' first, and keep automatic snapshots away from the root":
+    "run 'zfs destroy {}' first, and take no automatic snapshots of the root":
         "hints.hints_of_an_old_root_let_it_be_deleted",
     "'zfs get quota,filesystem_limit,snapshot_limit {}' shows the limits of that dataset, "
     "'zfs set quota=none {}' removes one":
         "hints.quota_of_old_roots_is_kept_by_pruning",
     "'zfs list -r {}' lists the datasets; set dataset, or root=":
         "rollback.missing_datasets_and_pools_are_named",
-    "'zfs list -r {}' shows what does; set base":
+    "'zfs list -r {}' lists the datasets; set base":
         "hints.hints_of_a_rotation_make_it_possible",
     "'zfs load-key {}' loads it; the initramfs must load it before the wipe":
         "hints.hints_make_a_pool_usable",
-    "'zfs promote {}' first":
+    "run 'zfs promote {}' first":
         "hints.hints_of_an_old_root_let_it_be_deleted",
-    "'zfs release {} {}' first":
+    "run 'zfs release {} {}' first":
         "hints.hints_of_an_old_root_let_it_be_deleted",
-    "'zfs release {} {}' lets it go; if a backup program holds it, exclude {} from that first":
+    "'zfs release {} {}' removes the hold; if a backup program set it, exclude {} from that first":
         "hints.hints_of_a_rollback_keep_the_blank_snapshot",
     "'zfs rename NAME {}' restores its name, if it still exists; 'zfs rename {} {}' boots a fresh "
     "root instead":
@@ -102,7 +102,7 @@ HINTS: dict[str, str] = {
         "hints.hint_moves_a_promoted_blank_snapshot_back",
     "modprobe zfs":
         "hints.hint_loads_the_kernel_module",
-    "mount points cannot be copied then: 'zpool export {} && zpool import -N {}'":
+    "its mount points cannot be copied: 'zpool export {} && zpool import -N {}'":
         "hints.hints_make_a_pool_usable",
     "run 'ephemeroot roots list' to list the old roots":
         "old_roots.roots_and_diff_read_and_restore_from_old_roots",

@@ -211,7 +211,7 @@ class SubvolumeHistory(OldRoots):
         if subvolumes.default(self.top.fd) in ids:
             raise EphemerootError(
                 f"old {self.NOUN} {label} is or contains the default subvolume of the filesystem",
-                "see 'btrfs subvolume set-default'",
+                "choose another default with 'btrfs subvolume set-default'",
             )
         if self.is_mounted(self.path(entry)):
             raise EphemerootError(f"old {self.NOUN} {label} is mounted", "unmount it first")

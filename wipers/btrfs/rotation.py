@@ -209,7 +209,7 @@ class SubvolumeRotation(Rotation):
                 raise
             raise EphemerootError(
                 f"no space for a fresh root on {self.history.top.device}: the root is kept",
-                "delete files or, with 'ephemeroot roots delete', old roots",
+                "delete files, or old roots with 'ephemeroot roots delete'",
             ) from error
 
     def _explain(self, error: OSError) -> None:

@@ -237,12 +237,12 @@ def failed(volume: str, error: OSError) -> EphemerootError:
     if error.errno == errno.ENOSPC:
         return EphemerootError(
             f"no space for a new layer on the volume {volume}",
-            "delete files there or, with 'ephemeroot roots delete', old layers",
+            "delete files there, or old layers with 'ephemeroot roots delete'",
         )
     if error.errno == errno.EDQUOT:
         return EphemerootError(
             f"the quota of the volume {volume} leaves no space for a new layer",
-            "raise the quota, or delete files there or, with 'ephemeroot roots delete', old layers",
+            "raise the quota, or delete files there, or old layers with 'ephemeroot roots delete'",
         )
     return EphemerootError(
         f"cannot make a new layer on the volume {volume}: {error.strerror}",

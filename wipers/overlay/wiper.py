@@ -153,7 +153,10 @@ class Overlay(Wiper):
         where = installed.volumes.get(self._volume)
         # Not os.path.ismount: a directory of the same filesystem may be mounted there.
         if where is None or mountinfo.mounted_at(os.path.realpath(where)) is None:
-            raise Refused(f"the volume {self._volume} with the layers is not mounted", "mount it")
+            raise Refused(
+                f"the volume {self._volume} with the layers is not mounted",
+                f"run 'mount {self._volume}'",
+            )
         below = uppers.below(installed.device, fstype, installed.subvolume, installed.root_flags)
         return self._history(Uppers(where, below, create=False), installed)
 

@@ -276,17 +276,17 @@ def delete(name: str, createtxg: int, act: str = "do") -> None:
     if what == "changed":
         raise EphemerootError(f"{name} is another dataset than before")
     if what == "child":
-        raise EphemerootError(f"{name} has {by} in it", f"'zfs destroy {word}' first")
+        raise EphemerootError(f"{name} has {by} in it", f"run 'zfs destroy {word}' first")
     if what == "snapshot":
         raise EphemerootError(
             f"{name} has the snapshot {by}",
-            f"'zfs destroy {word}' first, and keep automatic snapshots away from the root",
+            f"run 'zfs destroy {word}' first, and take no automatic snapshots of the root",
         )
     if what == "held":
         tag = str(said.get("tag"))
         raise EphemerootError(
-            f"{by} is held ({tag})", f"'zfs release {shell.quoted(tag)} {word}' first"
+            f"{by} is held ({tag})", f"run 'zfs release {shell.quoted(tag)} {word}' first"
         )
     if what == "clone":
-        raise EphemerootError(f"{by} is a clone of {name}", f"'zfs promote {word}' first")
+        raise EphemerootError(f"{by} is a clone of {name}", f"run 'zfs promote {word}' first")
     raise EphemerootError(f"{name} cannot be destroyed: {os.strerror(int(by))}")

@@ -23,7 +23,7 @@ def pool(name: str) -> str:
         word = shell.quoted(name)
         raise Refused(
             f"the pool {name} is imported below {said[1]}",
-            f"mount points cannot be copied then: 'zpool export {word} && zpool import -N {word}'",
+            f"its mount points cannot be copied: 'zpool export {word} && zpool import -N {word}'",
         )
     return said[0] if said else "-"
 
@@ -57,7 +57,7 @@ def _base(history: DatasetHistory, name: str, found: dict[str, Dataset], previou
     if base is None:
         raise Refused(
             f"the base {name} does not exist",
-            f"'zfs list -r {shell.quoted(datasets.pool(name))}' shows what does; set base",
+            f"'zfs list -r {shell.quoted(datasets.pool(name))}' lists the datasets; set base",
         )
     origin = base.origin.partition("@")[0]
     for above in (history.root, history.old_roots):

@@ -212,8 +212,8 @@ def _hint(root: str, blank: str, what: str, name: str, by: str) -> str:
     quoted = shell.quoted
     if what == "held":
         return (
-            f"'zfs release {quoted(by)} {quoted(name)}' lets it go; if a backup program holds it, "
-            f"exclude {root} from that first"
+            f"'zfs release {quoted(by)} {quoted(name)}' removes the hold; if a backup program "
+            f"set it, exclude {root} from that first"
         )
     if what == "cloned":
         return (
@@ -238,7 +238,7 @@ def _reason(what: str, name: str, by: str) -> str:
     if what == "cloned":
         return f"{name} has the clone {by}"
     if what == "bookmark":
-        return f"{name} is a bookmark newer than that"
+        return f"{name} is a bookmark newer than that snapshot"
     if what == "missing":
         return f"{name} does not exist"
     if what == "refquota":

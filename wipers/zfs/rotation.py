@@ -60,7 +60,7 @@ class DatasetRotation(Rotation):
         if self.root not in found and waiting is not None and OF in waiting.own:
             self._require_retired(waiting)
             if self.boot.dry_run:
-                self.boot.log(f"put {self.new}, of an interrupted boot, in place")
+                self.boot.log(f"put {self.new} in place, left by an interrupted boot")
                 return self.outcome
             self._finish()
             found = datasets.look(self.root, self.new, self.base, self.source)
@@ -148,7 +148,7 @@ class DatasetRotation(Rotation):
 
     def _finish(self) -> None:
         """The root was renamed away and the fresh one waits: complete that."""
-        line = f"put {self.new}, of an interrupted boot, in place"
+        line = f"put {self.new} in place, left by an interrupted boot"
         self.boot.log(line)
         channel.rename(self.new, self.root)
         self.outcome.recovered.append(line)

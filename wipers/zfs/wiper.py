@@ -73,11 +73,11 @@ class Zfs(Wiper):
     def validate(cls, settings: dict[str, object]) -> list[Finding]:
         mode = settings.get("mode")
         if mode not in (ROLLBACK, ROTATE):
-            return [Finding("mode", f"{mode!r} is unknown", f'"{ROLLBACK}" or "{ROTATE}"')]
+            return [Finding("mode", f"{mode!r} is unknown", f'write "{ROLLBACK}" or "{ROTATE}"')]
         findings = []
         snapshot = str(settings.get("snapshot"))
         if not set(snapshot) <= _CHARACTERS or len(snapshot) > _LONGEST:
-            hint = "only the part after @"
+            hint = "write only the part after @"
             findings.append(
                 Finding("snapshot", f"{snapshot!r} is not the name of a snapshot", hint)
             )
@@ -264,7 +264,7 @@ def _rotation_findings(settings: dict[str, object]) -> list[Finding]:
     findings = []
     root, old_roots, base = (settings.get(key) for key in ("dataset", "old-roots", "base"))
     if not base:
-        hint = "a dataset with the snapshot that fresh roots are clones of"
+        hint = "name the dataset whose snapshot fresh roots are clones of"
         return [Finding("base", "must be named to rotate", hint)]
     named = str(root) if root else ""
     try:

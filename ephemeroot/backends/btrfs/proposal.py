@@ -204,8 +204,8 @@ def _boot(survey: Survey, places: Places) -> Step | None:
         # GRUB's first stage names the place where it looks for the rest of it.
         steps += [*commands.install_grub(survey), commands.update_grub(survey)]
     return Step(
-        f"Kernels and boot loader off the root ({lost} is on it), into a subvolume of their own; "
-        "or use a partition for /boot:",
+        f"Move kernels and boot loader off the root ({lost} is on it), into a subvolume of their "
+        "own; or use a partition for /boot:",
         tuple(steps),
     )
 
@@ -238,7 +238,8 @@ def _swap(survey: Survey, places: Places) -> Step | None:
     subvolume = (f"{parent}/" if parent else "") + ("@swap" if name.startswith("@") else "swap")
     quoted = shlex.quote(path)
     return Step(
-        f"Swap off the root ({path} is on it), into a subvolume of its own; or use a partition:",
+        f"Move swap off the root ({path} is on it), into a subvolume of its own; or use a "
+        "partition:",
         (
             f"! grep -q '^{path} ' /proc/swaps || swapoff {quoted}",
             f"rm {quoted}",

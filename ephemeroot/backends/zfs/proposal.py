@@ -120,7 +120,7 @@ def _boot(survey: Survey) -> Step | None:
     if not lost:
         return None
     return Step(
-        f"Kernels and boot loader off the root ({lost} is on it):",
+        f"Move kernels and boot loader off the root ({lost} is on it):",
         ("# a partition or a dataset of a boot pool at /boot, with its line in /etc/fstab",),
     )
 

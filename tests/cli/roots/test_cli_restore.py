@@ -201,7 +201,7 @@ def test_overwrite_refuses_to_exchange_a_directory_and_a_file(machine: LivingMac
     assert "there is a directory now" in done.stderr
     assert (machine.root / "etc/lost/precious").exists()
     done = machine.call("roots", "restore", "/opt", "--from", STEM, "--overwrite")
-    assert "there is no directory now" in done.stderr
+    assert "it is not a directory now" in done.stderr
     done = machine.call("roots", "restore", "/opt/app/link", "--from", STEM)
     assert done.returncode == 1
     assert "/opt is not a directory" in done.stderr

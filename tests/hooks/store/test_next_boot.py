@@ -102,7 +102,7 @@ def test_a_broken_store_does_not_stop_a_boot_that_binds_nothing(machine: Machine
     (machine.top / "persistent/.ephemeroot-store").unlink()
     ran = machine.stage("persist", "ephemeroot.persist=no")
     assert ran.returncode == 0, ran
-    assert machine.report()["persist"]["result"] == "nothing bound: ephemeroot.persist=no"
+    assert machine.report()["persist"]["result"] == "no path is persistent: ephemeroot.persist=no"
 
 
 @pytest.mark.parametrize(
