@@ -198,7 +198,7 @@ def test_overwrite_refuses_to_exchange_a_directory_and_a_file(machine: LivingMac
     (machine.root / "opt").write_text("a file")
     done = machine.call("roots", "restore", "/etc/lost", "--from", STEM, "--overwrite")
     assert done.returncode == 1
-    assert "there is a directory now" in done.stderr
+    assert "it is a directory now" in done.stderr
     assert (machine.root / "etc/lost/precious").exists()
     done = machine.call("roots", "restore", "/opt", "--from", STEM, "--overwrite")
     assert "it is not a directory now" in done.stderr

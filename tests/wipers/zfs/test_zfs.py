@@ -74,7 +74,7 @@ def test_accepts_a_valid_configuration(tree: MachineTree, text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('mode = "sideways"', '\'sideways\' is unknown ("rollback" or "rotate")'),
+        ('mode = "sideways"', '\'sideways\' is unknown (write "rollback" or "rotate")'),
         ('mode = "rotate"', "must be named to rotate"),
         ('base = "tank/ROOT/base"', "has no effect on a rollback"),
         ('min-free = "10%"', "has no effect on a rollback"),
