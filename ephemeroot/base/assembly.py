@@ -15,9 +15,11 @@ from ephemeroot.base import boot_places, extensions
 from ephemeroot.base.boot_filesystems import BootFilesystem
 from ephemeroot.base.mounting import Assembly, attach, open_place
 from ephemeroot.base.relpath import name_the_root
+from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Refused
 from ephemeroot.linux import mountinfo, mounts, namespace, paths
 from ephemeroot.linux.mountinfo import Mount
+from ephemeroot.old_roots import persisted
 
 _RESOLV_CONF = "/etc/resolv.conf"
 _MACHINE_ID = "/etc/machine-id"
@@ -108,13 +110,8 @@ def _present(assembly: Assembly, base: int, boot: Sequence[BootFilesystem]) -> l
 
 def _present_below(here: str) -> list[str]:
     """The mount points below the directory *here*, relative to it, that are in no other one."""
-    found = sorted(
-        {mount.point[len(here) :] for mount in mountinfo.mounts() if _is_below(mount.point, here)}
-        - {""}
-    )
-    return [
-        one for one in found if not any(_is_below(one, above) for above in found if above != one)
-    ]
+    found = persisted.mount_points(here)
+    return sorted(one for one in found if found.isdisjoint(clean.parents(one)))
 
 
 def _is_own_file(point: str) -> bool:

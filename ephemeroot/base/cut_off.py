@@ -4,12 +4,12 @@ puts back would revert them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from ephemeroot.errors import EphemerootError, Locked
+from ephemeroot.machine import files
 from ephemeroot.plan import applied
 
 
@@ -18,7 +18,7 @@ def is_possible(root: str) -> bool:
 
     Raises ``Damaged``.
     """
-    if not os.path.samestat(os.stat(root), os.stat("/")):
+    if not files.is_this_machine(root):
         return False  # only mounts of the running machine are saved and restored
     plan = applied.load(Path(root))
     wipe = plan.root_wipe() if plan is not None else None

@@ -16,9 +16,9 @@ from ephemeroot.config.syntax import clean
 from ephemeroot.errors import Refused
 from ephemeroot.hooks import records
 from ephemeroot.hooks.records import STATE
-from ephemeroot.linux import paths
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.machine import equivalences, files, labels
+from ephemeroot.old_roots import persisted
 from ephemeroot.step import Step
 
 RECORD = f"{STATE}/equivalence"
@@ -91,7 +91,7 @@ class InBase(Equivalence):
                     return "the base has no policy"
                 if self.add is equivalences.is_made(present, self.store):
                     return "already present" if self.add else "already removed"
-                managed = _has(base, "/usr/sbin/semanage")
+                managed = files.exists_in_root(base, "/usr/sbin/semanage")
             finally:
                 os.close(base)
             if not (managed and self._run_semanage(bases)):
@@ -141,11 +141,11 @@ def steps(examination: Examination, *, add: bool = True) -> list[Step]:
     stores = [store.path for store in config.stores]
     if not add:
         stores = [store for store in stores if is_remembered(Path(root), store)]
+    places, has_base = _places(examination), _has_base(examination)
     found: list[Step] = []
     for store in stores:
-        for place, where in _places(examination):
-            found.append(Equivalence(Path(root), store, place, where, add=add))
-        if _has_base(examination):
+        found += [Equivalence(Path(root), store, place, where, add=add) for place, where in places]
+        if has_base:
             found.append(InBase(machine, config, store, add=add))
     return found
 
@@ -199,22 +199,14 @@ def _same_policy(root: str, place: str) -> bool:
         os.close(other)
 
 
-def _has(root: int, path: str) -> bool:
-    try:
-        os.close(paths.open_in_root(root, path))
-    except OSError:
-        return False
-    return True
-
-
 def _has_base(examination: Examination) -> bool:
     """Whether the next root's policy is that of a base."""
     wiping = examination.config.wiping
-    here = os.path.samestat(os.stat(examination.machine.root), os.stat("/"))
-    if not here or wiping is None or wiping.plugin is None:
+    root = examination.machine.root
+    if wiping is None or wiping.plugin is None or not files.is_this_machine(root):
         return False
     wiper = wiping.plugin.wiper(dict(wiping.settings))
-    return wiper.has_base and not _persists(examination, _folder(examination.machine.root))
+    return wiper.has_base and not _persists(examination, _folder(root))
 
 
 def _persists(examination: Examination, path: str) -> bool:
@@ -228,8 +220,7 @@ def _folder(root: str) -> str:
     """The real path of the machine's policy, relative to its root."""
     top = os.path.realpath(root)
     where = labels.folder(root) or ""
-    real = os.path.realpath(files.show(top, where))
-    return real[len(top.rstrip("/")) :] if real.startswith(f"{top.rstrip('/')}/") else where
+    return persisted.below(os.path.realpath(files.show(top, where)), top) or where
 
 
 def _unheard(line: str) -> None:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from ephemeroot import backends
 from ephemeroot.backends.contract import Bases, no_base
 from ephemeroot.config import Configuration, Machine
-from ephemeroot.linux import mountinfo
 from ephemeroot.linux.namespace import Namespace
 from ephemeroot.machine.root import Root
+from ephemeroot.old_roots import persisted
 
 
 @contextmanager
@@ -36,7 +36,5 @@ def kept(machine: Machine, configuration: Configuration) -> frozenset[str]:
     found |= {store.path for store in stores}
     found |= {volume.mount_point for volume in configuration.volumes}
     found |= {line.mount_point for line in machine.fstab}
-    here = os.path.realpath(machine.root).rstrip("/")
-    points = [mount.point for mount in mountinfo.mounts()]
-    found |= {point[len(here) :] for point in points if point.startswith(f"{here}/")}
+    found |= persisted.mount_points(machine.root)
     return frozenset(found - {"/"})

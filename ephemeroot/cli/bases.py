@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ephemeroot import terminal
@@ -16,6 +15,7 @@ from ephemeroot.cli import access, steps
 from ephemeroot.config import Configuration, InvalidConfiguration, Machine, read
 from ephemeroot.errors import Refused
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine import files
 from ephemeroot.old_roots import histories
 from ephemeroot.wipers.contract import Outcome
 from ephemeroot.wipers.oldroot import OldRoot
@@ -40,13 +40,9 @@ class BasedMachine:
             raise InvalidConfiguration(configuration.problems)
         return cls(machine, configuration, access.may_write(arguments))
 
-    @contextmanager
-    def opened(self, private: Namespace) -> Iterator[Bases]:
+    def opened(self, private: Namespace) -> AbstractContextManager[Bases]:
         """The bases of the configured root. Raises ``Misconfigured`` if the wiper has none."""
-        with opening.opened(
-            self.machine, self.configuration, private, writable=self.writable
-        ) as place:
-            yield place
+        return opening.opened(self.machine, self.configuration, private, writable=self.writable)
 
     def kept(self) -> frozenset[str]:
         """The paths that a new root does not take from the base: declared paths, stores, volumes
@@ -59,7 +55,7 @@ def require_this_machine(root: str) -> None:
     """Raise ``Refused`` for a machine below a directory: a command in its base would get the mounts
     of this one, /boot among them.
     """
-    if not os.path.samestat(os.stat(root), os.stat("/")):
+    if not files.is_this_machine(root):
         raise Refused(
             f"no command can run in the base of the machine at {root}: it would see the /boot of "
             "this machine",

@@ -20,6 +20,7 @@ from ephemeroot.config.sources import DROP_INS, MAIN
 from ephemeroot.errors import EphemerootError, Misconfigured, Refused
 from ephemeroot.linux import documents, paths
 from ephemeroot.machine import labelling
+from ephemeroot.old_roots import persisted
 
 DRAFTS = "/run/ephemeroot.edit"
 """The folder of the text during editing: only root can enter it, and a reboot removes it."""
@@ -70,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _label(edited: Edited, machine: Machine) -> None:
     """Give the saved file the label of SELinux's policy."""
-    root = machine.root.rstrip("/")
-    final = edited.target.removeprefix(root) if edited.target.startswith(f"{root}/") else ""
-    directory, name = os.path.split(final)
-    labelling.settle(machine.labels, f"{root}{directory}", directory, [name])
+    final = persisted.below(edited.target, machine.root.rstrip("/") or "/")
+    if final is not None:
+        directory, name = os.path.split(final)
+        labelling.settle(machine.labels, os.path.dirname(edited.target), directory, [name])
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         plan = applied.load(root)
         if plan is None:
             return _nothing_to_leave(arguments, root)
-        examination = _examination(arguments)
-        leaving = Leaving(root, _with_adopted(root, plan, examination))
+        examination, plan = _configured(arguments, root, plan)
+        leaving = Leaving(root, plan)
         leaving.copier.progress = lambda name: bar.update(
             leaving.copier.copied + leaving.copier.shared, name
         )
@@ -89,27 +89,22 @@ def run(arguments: argparse.Namespace) -> int:
     return output.PARTLY if execution.failed or leaving.left_out else 0
 
 
-def _examination(arguments: argparse.Namespace) -> Examination | None:
-    """The configuration; ``None`` if it has errors. A configuration with errors is ignored: it
-    must not prevent leaving.
+def _configured(
+    arguments: argparse.Namespace, root: Path, plan: Plan
+) -> tuple[Examination | None, Plan]:
+    """The configuration, and *plan* with adopted paths that are not applied. A configuration with
+    errors is ignored: it must not prevent leaving.
     """
     try:
         machine = Machine.of(arguments.root)
         examination = examine(read(machine, arguments.config), machine)
-        compile_examination(examination)
+        configured = compile_examination(examination).plan
     except Misconfigured as error:
         terminal.warning(
             f"the configuration is ignored: {error.message}", "run 'ephemeroot check' for details"
         )
-        return None
-    return examination
-
-
-def _with_adopted(root: Path, plan: Plan, examination: Examination | None) -> Plan:
-    """*plan* with adopted paths that are not applied."""
-    if examination is None:
-        return plan
-    return with_adopted(root, plan, compile_examination(examination).plan)
+        return None, plan
+    return examination, with_adopted(root, plan, configured)
 
 
 def _nothing_to_leave(arguments: argparse.Namespace, root: Path) -> int:

@@ -26,6 +26,29 @@ class File:
     hint: str = ""
 
 
+def is_this_machine(root: str | os.PathLike[str]) -> bool:
+    """Whether the machine at *root* is the running one. Raises ``OSError``."""
+    return os.path.samestat(os.stat(root), os.stat("/"))
+
+
+def exists_beneath(top: int, path: str) -> bool:
+    """Whether *path* can be found in the open directory *top*, without following links."""
+    try:
+        os.close(paths.open_beneath(top, path.strip("/") or ".", os.O_PATH | os.O_NOFOLLOW))
+    except OSError:
+        return False
+    return True
+
+
+def exists_in_root(root: int, path: str) -> bool:
+    """Whether *path* can be found in the open directory *root*, with links resolved inside it."""
+    try:
+        os.close(paths.open_in_root(root, path))
+    except OSError:
+        return False
+    return True
+
+
 def show(root: str, path: str) -> str:
     """*path* of the machine at *root* as a path of this machine, for messages."""
     return path if root == "/" else root.rstrip("/") + path

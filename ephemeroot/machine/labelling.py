@@ -16,6 +16,7 @@ from ephemeroot.hooks.records import MARKER, STATE
 from ephemeroot.linux import paths, walk, workshop
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
 from ephemeroot.linux.mounts import fd_path
+from ephemeroot.machine import files
 from ephemeroot.machine.labels import Labels
 
 ATTRIBUTE = "security.selinux"
@@ -65,7 +66,7 @@ class Labelling:
         """Those of the *candidates* (relative to the top) that do not exist."""
         if not self._labels.are_known:
             return []
-        return [name for name in candidates if not self._exists(name)]
+        return [name for name in candidates if not files.exists_beneath(self._top, name)]
 
     def settle(self, names: Iterable[str]) -> None:
         """Label those of *names* that exist and still have the label of their creation, or none."""
@@ -139,13 +140,6 @@ class Labelling:
             pass  # it is not a directory, or is gone
         finally:
             os.close(fd)
-
-    def _exists(self, name: str) -> bool:
-        try:
-            os.close(paths.open_beneath(self._top, name.strip("/") or ".", _PATH))
-        except OSError:
-            return False
-        return True
 
     def _settle(self, name: str, before: str | None = None) -> None:
         directory, _, last = name.rpartition("/")

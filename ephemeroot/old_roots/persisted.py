@@ -17,8 +17,13 @@ def elsewhere(plan: Plan, declared: Iterable[str], live: str, target: str = "/")
     found |= {volume.mount_point for volume in plan.attached()}
     found |= {wipe.target for wipe in plan.wipes()}
     inside = {below(path, target) for path in found}
+    return {path for path in inside if path is not None and path != "/"} | mount_points(live)
+
+
+def mount_points(live: str) -> set[str]:
+    """The mount points below the directory *live*, as seen from it."""
     top = os.path.realpath(live)
-    inside |= {below(mount.point, top) for mount in mountinfo.mounts()}
+    inside = {below(mount.point, top) for mount in mountinfo.mounts()}
     return {path for path in inside if path is not None and path != "/"}
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ephemeroot.errors import Locked
+from ephemeroot.machine import files
 
 LOCK = "/run/ephemeroot.lock"
 """The running system's lock. It is in /run, which commands of ``base run`` share."""
@@ -51,7 +52,7 @@ def _open(root: Path) -> int:
     """Open the lock file. For another root, such as an image under construction, it is the root
     directory itself, so that no file remains in the root.
     """
-    if not os.path.samestat(os.stat(root), os.stat("/")):
+    if not files.is_this_machine(root):
         return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(LOCK, flags, 0o600)

@@ -18,7 +18,7 @@ from ephemeroot.image.generators import installed
 from ephemeroot.init import presets
 from ephemeroot.linux import devices, mountinfo, mounts, paths, values, walk
 from ephemeroot.linux.bounds import Bounds, Meter, OutOfBounds
-from ephemeroot.machine import fstab
+from ephemeroot.machine import files, fstab
 from ephemeroot.machine.accounts import Accounts
 from ephemeroot.simulate import reach
 from ephemeroot.simulate.services import Services
@@ -279,11 +279,7 @@ class Inspection:
     # Files of the fresh root, with links resolved inside that root
 
     def _exists(self, path: str) -> bool:
-        try:
-            os.close(paths.open_in_root(self.root, path))
-        except OSError:
-            return False
-        return True
+        return files.exists_in_root(self.root, path)
 
     def _text(self, path: str) -> str:
         try:

@@ -21,8 +21,9 @@ from ephemeroot.config.resolution import Roots
 from ephemeroot.config.syntax import clean
 from ephemeroot.errors import EphemerootError
 from ephemeroot.hooks.plan import Plan
-from ephemeroot.linux import mountinfo, paths
+from ephemeroot.linux import mountinfo
 from ephemeroot.linux.namespace import Namespace
+from ephemeroot.machine import files
 from ephemeroot.old_roots import histories
 from ephemeroot.plan import applied, seeds
 from ephemeroot.status import declared_paths
@@ -214,19 +215,11 @@ class _Search:
                 if mount is None:
                     return "it does not exist: new roots are empty"
                 try:
-                    exists = _exists(mount, inside)
+                    exists = files.exists_beneath(mount, inside)
                 finally:
                     os.close(mount)
             return "the content of the base" if exists else "it does not exist in the base"
         return ""
-
-
-def _exists(mount: int, path: str) -> bool:
-    try:
-        os.close(paths.open_beneath(mount, path.strip("/") or ".", os.O_PATH | os.O_NOFOLLOW))
-    except OSError:
-        return False
-    return True
 
 
 def _covering(places: dict[str, str], paths: Iterable[str]) -> str | None:

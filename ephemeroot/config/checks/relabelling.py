@@ -11,7 +11,6 @@ from ephemeroot.config.declared import Declared
 from ephemeroot.config.model import Configuration
 from ephemeroot.config.syntax import clean
 from ephemeroot.config.syntax.problem import Place, Problem
-from ephemeroot.linux import paths
 from ephemeroot.machine import files
 from ephemeroot.machine.facts import Machine
 from ephemeroot.machine.labelling import Labelling
@@ -27,8 +26,10 @@ def advise(
     declared: Sequence[Declared],
     problems: list[Problem],
 ) -> None:
-    """Add warnings to *problems*; *base* is the open base of the root, if it has one."""
-    if not machine.labels.are_known or machine.another:
+    """Add warnings to *problems* about a *machine* with a policy; *base* is the open base of the
+    root, if it has one.
+    """
+    if machine.another:
         return
     if config.wiping is not None and config.complete:
         _look_for_markers(config, machine, base, config.wiping.origin.place, problems)
@@ -40,54 +41,33 @@ def advise(
 def _look_for_markers(
     config: Configuration, machine: Machine, base: int | None, place: Place, problems: list[Problem]
 ) -> None:
+    def warn(reason: str, hint: str) -> None:
+        problems.append(Problem.at(place, reason, hint, warning=True))
+
     stores = " ".join(shlex.quote(store.path) for store in config.stores)
     remedy = f"'restorecon -RF {stores}' relabels the {'stores' if ' ' in stores else 'store'}"
     relabel = "restorecon -RF /etc /usr /var && rm -f /.autorelabel"
+    at_each_boot = "at each boot SELinux relabels all files and restarts"
     if base is not None:
         remedy = f"\"ephemeroot base run -- sh -c '{relabel}'\" relabels the base, and {remedy}"
-        if _exists(base):
-            problems.append(
-                Problem.at(
-                    place,
-                    f"/{MARKER} is in the base: at each boot SELinux relabels all files and "
-                    "restarts",
-                    remedy,
-                    warning=True,
-                )
-            )
+        if files.exists_beneath(base, MARKER):
+            warn(f"/{MARKER} is in the base: {at_each_boot}", remedy)
     top = os.open(machine.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if _exists(top):
-            problems.append(
-                Problem.at(
-                    place,
-                    f"/{MARKER} is in this root, which the next boot makes fresh: nothing is "
-                    "relabelled",
-                    f"remove it; {remedy}",
-                    warning=True,
-                )
+        if files.exists_beneath(top, MARKER):
+            warn(
+                f"/{MARKER} is in this root, which the next boot makes fresh: nothing is "
+                "relabelled",
+                f"remove it; {remedy}",
             )
     finally:
         os.close(top)
     for file, text in machine.command_lines:
         if any(word in ("autorelabel", "autorelabel=1") for word in text.split()):
-            problems.append(
-                Problem.at(
-                    place,
-                    f"autorelabel is on the kernel command line ({file}): at each boot SELinux "
-                    "relabels all files and restarts",
-                    f"remove it; {remedy}",
-                    warning=True,
-                )
+            warn(
+                f"autorelabel is on the kernel command line ({file}): {at_each_boot}",
+                f"remove it; {remedy}",
             )
-
-
-def _exists(root: int) -> bool:
-    try:
-        os.close(paths.open_beneath(root, MARKER, os.O_PATH | os.O_NOFOLLOW))
-    except OSError:
-        return False
-    return True
 
 
 def _compare(

@@ -259,3 +259,11 @@ class Generator(ABC):
     @abstractmethod
     def target(self, arguments: argparse.Namespace) -> Target:
         """The image under construction, from the *arguments* of ``ephemeroot image``."""
+
+
+def last_lines(printed: str, status: int, *, marked: str = "") -> str:
+    """The last three lines that a failed program *printed*, of those with *marked*; else its exit
+    *status*.
+    """
+    lines = [line for line in printed.splitlines() if line.strip() and marked in line]
+    return "; ".join(lines[-3:]) or f"exit status {status}"

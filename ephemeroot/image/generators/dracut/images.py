@@ -90,7 +90,7 @@ class Image(contract.Image):
                 "install dracut, then run 'ephemeroot apply'",
             ) from None
         if done.returncode != 0 or not path.exists():
-            end = _end(done.stderr + done.stdout, done.returncode)
+            end = contract.last_lines(done.stderr + done.stdout, done.returncode)
             raise EphemerootError(
                 f"dracut could not build the image of {self.kernel}: {end}",
                 f"run 'dracut --force {path.parent}/IMAGE {self.kernel}' to see all messages",
@@ -112,18 +112,12 @@ class Image(contract.Image):
         words = ["run-parts", f"--arg={self.kernel}", f"--arg={self.path}", str(hooks)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            end = _end(done.stdout + done.stderr, done.returncode)
+            end = contract.last_lines(done.stdout + done.stderr, done.returncode)
             raise EphemerootError(
                 f"{self.path} is in place, but a program in {hooks} failed: {end}",
                 f"run '{' '.join(words)}': until then a boot loader may start its old copy",
             )
         return f"ran the programs in {hooks}"
-
-
-def _end(printed: str, status: int) -> str:
-    """The last lines that a failed program *printed*, else its exit *status*."""
-    lines = [line for line in printed.splitlines() if line.strip()]
-    return "; ".join(lines[-3:]) or f"exit status {status}"
 
 
 def kernels(root: Path) -> list[str]:

@@ -91,10 +91,9 @@ class Preset(contract.Image):
                 "install mkinitcpio, then run 'ephemeroot apply'",
             ) from None
         if done.returncode != 0 or not path.exists():
-            said = [line for line in (done.stderr + done.stdout).splitlines() if "ERROR" in line]
+            end = contract.last_lines(done.stderr + done.stdout, done.returncode, marked="ERROR")
             raise EphemerootError(
-                f"mkinitcpio could not build {self.path}: "
-                + ("; ".join(said[-3:]) or f"exit status {done.returncode}"),
+                f"mkinitcpio could not build {self.path}: {end}",
                 f"run '{' '.join([*command[:3], *self.options])}' to see all messages",
             )
 
