@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import loop_device
 from ephemeroot.hooks import persist
 from ephemeroot.hooks.cmdline import CommandLine
 from ephemeroot.hooks.operation import Operation
@@ -64,7 +65,7 @@ class Boot:
         }[self.fstype]
         subprocess.run([*command, image], check=True, capture_output=True)
         # The device is released with the mount, and the mount with this process at the latest.
-        subprocess.run(["mount", "-t", self.fstype, "-o", "loop", image, place], check=True)
+        loop_device.mount(image, place, "-t", self.fstype)
 
     def fill(self, place: Path) -> None:
         """Leave no room on the filesystem at *place*."""

@@ -19,6 +19,7 @@ import errno
 import fcntl
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,3 +121,11 @@ def attached(
     """The path of a loop device over *image*, for the duration of a `with`."""
     with LoopDevice(image, offset, partitions=partitions) as device:
         yield device.path
+
+
+def mount(image: str | os.PathLike[str], place: str | os.PathLike[str], *options: str) -> None:
+    """Mount the filesystem in *image* at *place*; its device is released with the mount. *options*
+    are those of mount(8).
+    """
+    with attached(image) as device:
+        subprocess.run(["mount", *options, device, place], check=True)

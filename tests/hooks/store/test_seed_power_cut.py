@@ -23,6 +23,7 @@ from boot import Boot, copy, directory, file, parent
 from ephemeroot.hooks.operations.machine_id import MachineId
 from ephemeroot.hooks.store.machine_id_file import read
 from ephemeroot.linux import removal
+from loop_device import mount
 
 pytestmark = [pytest.mark.requires_loop, pytest.mark.usefixtures("private_mounts")]
 
@@ -118,10 +119,6 @@ class Laboratory:
             yield self.after
         finally:
             subprocess.run(["umount", self.after], check=True)
-
-
-def mount(image: Path, place: Path | str) -> None:
-    subprocess.run(["mount", "-o", "loop", image, place], check=True)
 
 
 @pytest.fixture(params=["ext4", "btrfs"])
